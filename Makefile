@@ -1,0 +1,106 @@
+# Each target is one way in: README.md names `demo` and `test`, .ci/run calls the same targets as people do.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^## / { printf "\n%s\n", substr($$0, 4) } \
+	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+## Start: each does its own set-up
+
+.PHONY: demo demo-down test
+demo: .venv/installed ## run a real pipeline on a stack of its own; Ctrl+C stops all of it
+	@$(BIN)/python demo/demo.py
+
+demo-down: .venv/installed ## clean up after a demo that crashed
+	@$(BIN)/python demo/down.py
+
+test: .venv/installed ## run the tests, on a PostgreSQL of their own
+	@$(BIN)/python -m pytest tests
+
+## Develop
+
+.PHONY: setup format proto lock clean
+setup: .venv/installed ## make or renew .venv from requirements.lock
+
+format: .venv/installed ## write Python and proto files in their one format
+	@$(BIN)/ruff check --quiet --fix --exit-zero .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format --write
+
+proto: ## generate src/animus/v1 from proto/
+	@proto/generate
+
+lock: .venv/installed ## renew both lock files after a change of dependencies; UPGRADE=1 takes new versions
+	@compile() { $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  $(if $(UPGRADE),--upgrade) "$$@"; }; \
+	compile --all-extras --group demo --group dev --output-file requirements.lock pyproject.toml; \
+	compile --output-file proto/requirements.lock proto/requirements.in
+
+clean: ## remove what the other targets made, both virtual environments included
+	@rm -rf .venv .proto-venv dist .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+## Check: what .ci/run runs
+
+.PHONY: check lint format-check typecheck proto-check deploy-check security demo-smoke
+check: test lint format-check typecheck proto-check deploy-check security demo-smoke ## all of the checks, tests and demo included
+
+lint: .venv/installed ## ruff
+	@$(BIN)/ruff check .
+
+format-check: .venv/installed ## ruff and buf, changing nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/buf format --diff --exit-code
+
+typecheck: .venv/installed ## mypy, strict
+	@$(BIN)/mypy
+	@$(BIN)/mypy demo
+
+proto-check: .venv/installed ## the contract's rules, its compatibility with the last release, and the generated code
+	@$(BIN)/buf lint
+	@$(BIN)/buf breaking --against proto/baseline.binpb
+	@proto/generate --check
+
+deploy-check: .venv/installed ## hadolint, and the compose file against its schema and our rules
+	@$(BIN)/hadolint deploy/Dockerfile
+	@$(BIN)/python -m pytest tests/test_deploy.py
+
+security: .venv/installed ## bandit
+	@$(BIN)/bandit --quiet --recursive src gateway migrations
+
+demo-smoke: .venv/installed ## the demo without a person, and what it prints is checked
+	@$(BIN)/python demo/smoke.py
+
+## Release
+
+.PHONY: wheel proto-baseline
+wheel: .venv/installed ## build the wheel and the source distribution into dist/
+	@rm -rf dist
+	@$(BIN)/hatchling build
+
+proto-baseline: .venv/installed ## take the contract as it is for the one that later changes must not break
+	@$(BIN)/buf build --output proto/baseline.binpb
+
+# The environment is made anew, and only when the lock or the package's metadata are others than those it was made of.
+# The stamp is written last: what was interrupted is made again.
+UV = $(if $(shell command -v uv),uv,$(BIN)/uv)
+STAMP := $(shell cat requirements.lock pyproject.toml install | cksum | tr ' ' -)
+ifneq ($(shell cat .venv/installed 2>/dev/null),$(STAMP))
+.PHONY: .venv/installed
+endif
+.venv/installed:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; install Python 3.11 or newer, or give PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; install it (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "==> making .venv from requirements.lock"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@./install .venv requirements.lock .
+	@echo "$(STAMP)" > $@

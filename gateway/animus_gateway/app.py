@@ -1,0 +1,328 @@
+"""The HTTP application: finds the RPC, makes the message, calls the service, answers in JSON.
+
+It decides nothing about who may do what: the call goes over a channel like any other client's, so that
+authentication, validation and audit are the services' own. From the client's headers it passes on `authorization`,
+`traceparent` and `tracestate`, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc.aio
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import code_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as Event
+
+from animus_gateway.openapi import contract_comments, describe
+from animus_gateway.routes import Match, Router, compile_routes, contract_files
+from animus_gateway.status import Refusal, from_call, internal, malformed, refusal, status_json, status_object
+from animus_gateway.transcode import check_content_type, decode_request, encode_reply
+
+logger = logging.getLogger("animus_gateway")
+
+_T = TypeVar("_T")
+Metadata = tuple[tuple[str, str], ...]
+
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+_HEALTH_PATHS = ("/healthz", "/readyz")
+_READY_SECONDS = 2.0
+_LARGE_BYTES = 64 * 1024  # from here on, JSON is read and written beside the event loop
+
+
+def build_app(
+    target_channel: grpc.aio.Channel,
+    *,
+    max_body_bytes: int,
+    timeout_seconds: float,
+    ready: Callable[[], Awaitable[bool]] | None = None,
+    allowed_hosts: Collection[str] | None = None,
+    files: Sequence[FileDescriptor] | None = None,
+) -> Starlette:
+    """The gateway to the services behind a channel.
+
+    A body may have `max_body_bytes`; a request may take `timeout_seconds` to arrive and its call as long again.
+    `/readyz` asks the channel, and `ready` too where it is given. With `allowed_hosts`, requests that name another
+    host are refused (DNS rebinding); without, any name will do. `files` holds the services to route to, the whole
+    contract by default. Raises ValueError when their http rules cannot be served.
+    """
+    routes = compile_routes(contract_files() if files is None else files)
+    description = json.dumps(describe(routes, contract_comments()), ensure_ascii=False).encode()
+    calls = _Calls(Router(routes), target_channel, max_body_bytes, timeout_seconds)
+    health = health_pb2_grpc.HealthStub(target_channel)
+
+    async def alive(_request: Request) -> Response:
+        return _json_response(b'{"status":"ok"}')
+
+    async def readiness(_request: Request) -> Response:
+        try:
+            reply = await health.Check(health_pb2.HealthCheckRequest(), timeout=_READY_SECONDS)
+            serving = reply.status == health_pb2.HealthCheckResponse.SERVING
+        except grpc.aio.AioRpcError:
+            serving = False
+        if serving and (ready is None or await ready()):
+            return _json_response(b'{"status":"ok"}')
+        raise refusal(code_pb2.UNAVAILABLE, "DRAINING", "the control plane is not ready")
+
+    async def openapi(_request: Request) -> Response:
+        return _json_response(description)
+
+    app = Starlette(
+        routes=[
+            Route("/healthz", alive, methods=["GET"]),
+            Route("/readyz", readiness, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+        ],
+        middleware=[Middleware(_Guard, allowed_hosts=allowed_hosts)],
+        exception_handlers={Refusal: _answer_refusal, HTTPException: _answer_http_exception},
+    )
+    app.router.redirect_slashes = False
+    app.router.default = calls
+    return app
+
+
+def _json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _refusal_response(error: Refusal) -> Response:
+    return _json_response(status_json(error.status), error.http_status, error.headers)
+
+
+def _answer_refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)  # registered for this type
+    return _refusal_response(error)
+
+
+def _answer_http_exception(_request: Request, error: Exception) -> Response:
+    """What Starlette refuses itself, which is one thing: another method than GET on a path that is no RPC (405)."""
+    assert isinstance(error, HTTPException)  # registered for this type
+    return _refusal_response(
+        refusal(
+            code_pb2.UNIMPLEMENTED,
+            "REQUEST_MALFORMED",
+            "this path takes GET only",
+            http_status=error.status_code,
+            headers=error.headers,
+        )
+    )
+
+
+class _Guard:
+    """Around everything: hosts and origins, headers on every answer, and one answer for every defect."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None) -> None:
+        self._app = app
+        self._allowed_hosts = None if allowed_hosts is None else {host.lower() for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"  # neither WebSockets nor lifespan events are served
+        started = False
+
+        async def send_with_headers(event: Event) -> None:
+            nonlocal started
+            if event["type"] == "http.response.start":
+                started = True
+                event["headers"] = [*event.get("headers", ()), *_ALWAYS]
+            await send(event)
+
+        try:
+            if scope["path"] not in _HEALTH_PATHS:  # probes call by address; the answer tells nothing
+                self._check_host(Headers(scope=scope))
+            await self._app(scope, receive, send_with_headers)
+        except Refusal as error:
+            await _refusal_response(error)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            return  # in the middle of its body; nobody is left to answer
+        except Exception:  # the last frame of a request: a defect is logged here and answered without its text
+            logger.exception("unexpected failure")
+            if started:
+                raise  # the server cuts the connection, so that the client does not take a part for the whole
+            await _refusal_response(internal())(scope, receive, send_with_headers)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Refuses what a browser sends on another site's behalf. Every such request names its origin or host."""
+        hosts = headers.getlist("host")
+        if len(hosts) > 1:
+            raise malformed("the header Host stands more than once")
+        host = hosts[0].lower() if hosts else ""
+        allowed = self._allowed_hosts
+        if allowed is not None and _host_name(host) not in allowed:
+            raise malformed("the header Host names a host that this gateway does not serve")
+        if any(origin.lower().partition("://")[2] != host for origin in headers.getlist("origin")):
+            raise malformed("requests from other origins are refused")
+
+
+def _host_name(authority: str) -> str:
+    """The host of `host:port`, without port and brackets; empty where there is none."""
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
+
+
+class _Calls:
+    """The ASGI application of every path that is an RPC, or nothing."""
+
+    def __init__(self, router: Router, channel: grpc.aio.Channel, max_body_bytes: int, timeout_seconds: float) -> None:
+        self._router = router
+        self._channel = channel
+        self._max_body_bytes = max_body_bytes
+        self._timeout_seconds = timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        raw_path: bytes = scope["raw_path"]
+        match = self._router.match(request.method, raw_path.decode("latin-1"))
+        metadata = _forwarded(request.headers)
+        body = await self._body(request)
+        if body:
+            check_content_type(request.headers.get("content-type"), request.headers.get("content-encoding"))
+        query: bytes = scope["query_string"]
+        message = await _beside_loop(
+            len(body),
+            lambda: decode_request(match, query.decode("latin-1"), body, _one(request.headers, "idempotency-key")),
+        )
+        answer = self._stream if match.route.rpc.server_streaming else self._unary
+        response = await answer(match, message, metadata)
+        await response(scope, receive, send)
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body. Raises a Refusal: 413 as soon as it is too large, 408 when it does not arrive in time."""
+        too_large = refusal(
+            code_pb2.RESOURCE_EXHAUSTED,
+            "REQUEST_MALFORMED",
+            f"the body is larger than {self._max_body_bytes} bytes",
+            http_status=413,
+        )
+        declared = request.headers.get("content-length", "0")  # digits only: the HTTP parser has seen to that
+        if len(declared) > 15 or int(declared) > self._max_body_bytes:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._max_body_bytes:
+                        raise too_large
+        except TimeoutError:
+            raise refusal(
+                code_pb2.DEADLINE_EXCEEDED, "DEADLINE", "the body did not arrive in time", http_status=408
+            ) from None
+        return bytes(body)
+
+    async def _unary(self, match: Match, message: Message, metadata: Metadata) -> Response:
+        rpc = match.route.rpc
+        call = self._channel.unary_unary(
+            _method_path(rpc),
+            request_serializer=type(message).SerializeToString,
+            response_deserializer=GetMessageClass(rpc.output_type).FromString,
+        )(message, metadata=metadata, timeout=self._timeout_seconds)
+        try:
+            reply: Message = await call
+        except grpc.aio.AioRpcError as error:
+            raise _call_refusal(error) from None
+        headers = _reply_headers(await call.trailing_metadata())
+        return _json_response(await _beside_loop(reply.ByteSize(), lambda: encode_reply(reply)), headers=headers)
+
+    async def _stream(self, match: Match, message: Message, metadata: Metadata) -> Response:
+        rpc = match.route.rpc
+        call: grpc.aio.UnaryStreamCall[Any, Any] = self._channel.unary_stream(
+            _method_path(rpc),
+            request_serializer=type(message).SerializeToString,
+            response_deserializer=GetMessageClass(rpc.output_type).FromString,
+        )(message, metadata=metadata, timeout=self._timeout_seconds)
+        try:
+            first = await call.read()  # an error before the first message still has its own HTTP status
+        except grpc.aio.AioRpcError as error:
+            raise _call_refusal(error) from None
+        return StreamingResponse(_lines(call, first), media_type="application/x-ndjson")
+
+
+async def _lines(call: grpc.aio.UnaryStreamCall[Any, Any], first: Any) -> AsyncIterator[bytes]:
+    """One JSON line for each message of a stream, and one for the error that it ends in."""
+    message = first
+    try:
+        while message is not grpc.aio.EOF:
+            yield b'{"result":' + encode_reply(message) + b"}\n"
+            message = await call.read()
+    except grpc.aio.AioRpcError as error:
+        line = json.dumps({"error": status_object(from_call(error).status)}, ensure_ascii=False, separators=(",", ":"))
+        yield line.encode() + b"\n"
+    finally:
+        call.cancel()  # does nothing to a call that has ended; the client may have gone before that
+
+
+async def _beside_loop(size_bytes: int, work: Callable[[], _T]) -> _T:
+    """Runs work on this many bytes: in a thread where it would hold up the event loop's other calls."""
+    return work() if size_bytes < _LARGE_BYTES else await asyncio.to_thread(work)
+
+
+def _method_path(rpc: MethodDescriptor) -> str:
+    return f"/{rpc.containing_service.full_name}/{rpc.name}"
+
+
+def _one(headers: Headers, name: str) -> str | None:
+    """The value of a header that may stand once. Raises a Refusal (400) when it stands twice."""
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise malformed(f"the header {name} stands more than once")
+    return values[0] if values else None
+
+
+def _is_printable(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def _forwarded(headers: Headers) -> Metadata:
+    """The metadata of the call. What gRPC could not carry is refused (a credential) or left out (a trace)."""
+    metadata = []
+    authorization = _one(headers, "authorization")
+    if authorization is not None:
+        if not _is_printable(authorization):
+            raise malformed("the header authorization holds other than printable ASCII characters")
+        metadata.append(("authorization", authorization))
+    parents = headers.getlist("traceparent")
+    if len(parents) == 1 and _is_printable(parents[0]):  # W3C Trace Context: a broken one starts a new trace
+        metadata.append(("traceparent", parents[0]))
+        state = ",".join(headers.getlist("tracestate"))
+        if state and _is_printable(state):
+            metadata.append(("tracestate", state))
+    return tuple(metadata)
+
+
+def _call_refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    refused = from_call(error)
+    refused.headers.update(_reply_headers(error.trailing_metadata()))
+    return refused
+
+
+def _reply_headers(trailing: Any) -> dict[str, str]:
+    """The response headers that a call's trailing metadata asks for."""
+    headers = {}
+    for key, value in trailing or ():
+        if key == "animus-replayed" and value == "true":
+            headers["Animus-Replayed"] = "true"
+        elif key == "animus-trace-id" and isinstance(value, str):
+            headers["Animus-Trace-Id"] = value
+    return headers

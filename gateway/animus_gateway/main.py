@@ -1,0 +1,253 @@
+"""The `animus-gateway` command, and the same gateway inside another process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+import uvicorn
+from google.protobuf.descriptor import FileDescriptor
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from animus_gateway.app import build_app, logger
+
+MIB = 1024 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 30.0
+GRACE_SECONDS = 10
+
+
+class CannotListenError(Exception):
+    """The address cannot be listened on; the message says why and what to do."""
+
+
+def open_channel(target: str, max_message_bytes: int) -> grpc.aio.Channel:
+    """A plain-text channel for a gateway to `host:port`. Messages may have `max_message_bytes` in either direction."""
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found within seconds
+            ("grpc.enable_http_proxy", 0),  # the token goes to the target, and nowhere else
+        ],
+    )
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with bounds on a request's head, which it lacks: bytes, and time to arrive."""
+
+    _head_bytes = 0
+    _in_head = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._timer is None:
+                self._expect_head()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def _expect_head(self) -> None:
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process that it runs in has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that listens."""
+
+    host: str
+    port: int
+    _server: uvicorn.Server
+    _task: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        """Stops listening, lets open requests end for up to ten seconds, and cancels the rest."""
+        self._server.should_exit = True
+        await self._task
+
+
+async def serve_gateway(
+    channel: grpc.aio.Channel,
+    host: str,
+    port: int,
+    *,
+    max_body_bytes: int = 16 * MIB,
+    timeout_seconds: float = 30.0,
+    ready: Callable[[], Awaitable[bool]] | None = None,
+    allowed_hosts: Collection[str] | None = None,
+    files: Sequence[FileDescriptor] | None = None,
+) -> Gateway:
+    """Serves `build_app` on the running event loop. Port 0 takes a free port; the caller closes the channel.
+
+    Without `allowed_hosts`, a gateway on a loopback address answers to loopback names only, and one on any other
+    address answers to any name. Raises CannotListenError.
+    """
+    listener = _listen(host, port)
+    try:
+        if allowed_hosts is None and _is_loopback(listener):
+            allowed_hosts = {"localhost", "127.0.0.1", "::1", host}
+        app = build_app(
+            channel,
+            max_body_bytes=max_body_bytes,
+            timeout_seconds=timeout_seconds,
+            ready=ready,
+            allowed_hosts=allowed_hosts,
+            files=files,
+        )
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        server = _Server(config)
+        task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]), name="animus-gateway")
+    except BaseException:
+        listener.close()
+        raise
+    return Gateway(host, listener.getsockname()[1], server, task)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CannotListenError(
+                f"port {port} of {host} is in use; stop what listens there, or choose another port "
+                "with --port or ANIMUS_GATEWAY_PORT (0 takes a free one)"
+            ) from error
+        raise CannotListenError(f"cannot listen on port {port} of {host}: {error.strerror or error}") from error
+    except OverflowError as error:
+        raise CannotListenError(f"port {port} is not from 0 to 65535") from error
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="animus-gateway", description="Serves the Animus API over HTTP and JSON, in front of a gRPC server."
+    )
+    parser.add_argument(
+        "--upstream",
+        metavar="HOST:PORT",
+        default=os.environ.get("ANIMUS_ADDRESS"),
+        help="the gRPC server (ANIMUS_ADDRESS)",
+    )
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("ANIMUS_GATEWAY_HOST", "127.0.0.1"),
+        help="address to listen on (ANIMUS_GATEWAY_HOST; default 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=os.environ.get("ANIMUS_GATEWAY_PORT", "8080"),
+        help="port to listen on, 0 for a free one (ANIMUS_GATEWAY_PORT; default 8080)",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        help="a host name that requests may be for; may be repeated (default: loopback names when listening on a "
+        "loopback address, else any)",
+    )
+    parser.add_argument("--timeout-seconds", type=float, default=30.0, help="deadline of a call (default 30)")
+    parser.add_argument("--max-body-bytes", type=int, default=16 * MIB, help="largest request body (default 16 MiB)")
+    parser.add_argument(
+        "--max-message-bytes", type=int, default=64 * MIB, help="largest gRPC message, either way (default 64 MiB)"
+    )
+    arguments = parser.parse_args(argv)
+    if not arguments.upstream:
+        parser.error("give --upstream or set ANIMUS_ADDRESS")
+    return arguments
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with open_channel(arguments.upstream, arguments.max_message_bytes) as channel:
+        gateway = await serve_gateway(
+            channel,
+            arguments.host,
+            arguments.port,
+            max_body_bytes=arguments.max_body_bytes,
+            timeout_seconds=arguments.timeout_seconds,
+            allowed_hosts=arguments.allowed_host,
+        )
+        logger.info("listening on %s port %d, calling %s", gateway.host, gateway.port, arguments.upstream)
+        await stop.wait()
+        logger.info("stopping")
+        await gateway.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen."""
+    arguments = _arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        asyncio.run(_run(arguments))
+    except CannotListenError as error:
+        sys.exit(f"animus-gateway: {error}")
+
+
+if __name__ == "__main__":
+    main()

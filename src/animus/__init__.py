@@ -1,0 +1,1 @@
+"""Animus: the system of record for ML execution."""

@@ -1,0 +1,76 @@
+"""The `animus` command. What a subcommand needs is imported when it runs, so that the others start fast."""
+
+import sys
+from importlib.metadata import version as distribution_version
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from animus.config import Settings
+
+app = typer.Typer(help="Animus: the system of record for ML execution.", no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def serve(gateway: bool = typer.Option(True, help="Serve HTTP/JSON in this process too.")) -> None:
+    """Runs the server until SIGTERM or Ctrl+C. Settings are the ANIMUS_ variables (docs/execution.md)."""
+    import uvloop
+
+    from animus.server import StartRefused
+    from animus.server import serve as run
+    from animus.store.embedded import EmbeddedError
+    from animus.store.guard import UnsafeDatabase
+    from animus.telemetry import configure_logs
+
+    settings = _settings()
+    configure_logs(settings.log_level, settings.log_format)
+    if not gateway:
+        settings = settings.model_copy(update={"gateway": False})
+    try:
+        uvloop.run(run(settings))
+    except (StartRefused, EmbeddedError, UnsafeDatabase) as error:
+        _fail(str(error))
+
+
+@app.command()
+def migrate() -> None:
+    """Brings the database to this version's schema, as its owner (ANIMUS_OWNER_DATABASE_URL)."""
+    import asyncio
+
+    from animus.store.migrate import migrate as apply
+
+    url = _settings().owner_database_url.get_secret_value()
+    if not url:
+        _fail("set ANIMUS_OWNER_DATABASE_URL or ANIMUS_OWNER_DATABASE_URL_FILE to the owner's database")
+    applied = asyncio.run(apply(url))
+    typer.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    typer.echo(distribution_version("animus-control"))
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+def _settings() -> "Settings":
+    from animus.config import load_settings
+
+    try:
+        return load_settings()
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _fail(reason: str) -> NoReturn:
+    typer.echo(f"animus: {reason}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

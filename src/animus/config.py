@@ -1,0 +1,74 @@
+"""Settings of the server: environment variables that start with `ANIMUS_`, each documented here.
+
+Secrets are read from files too: `ANIMUS_DATABASE_URL_FILE` for `ANIMUS_DATABASE_URL`, and so on.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_data_dir() -> Path:
+    """Where data are kept unless said otherwise: of root `/var/lib/animus`, else below the user's data directory."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/animus")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "animus"
+
+
+class Settings(BaseSettings):
+    """How a server runs."""
+
+    model_config = SettingsConfigDict(env_prefix="ANIMUS_", extra="ignore", hide_input_in_errors=True)
+
+    data_dir: Path = Field(default_factory=default_data_dir, description="Embedded database, keys, first token.")
+    database_url: SecretStr = Field(
+        default=SecretStr(""), description="PostgreSQL of the service role; empty for the embedded one."
+    )
+    owner_database_url: SecretStr = Field(
+        default=SecretStr(""), description="PostgreSQL of the owner role, for `animus migrate`."
+    )
+    pgbouncer: bool = Field(default=False, description="Set for pgbouncer in transaction mode: no prepared statements.")
+    pool_size: int = Field(default=20, ge=2, le=500, description="Database connections at most.")
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = Field(default=7443, ge=0, le=65_535, description="0 for any.")
+    gateway: bool = Field(default=True, description="Serve HTTP/JSON in this process too.")
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = Field(default=8080, ge=0, le=65_535, description="0 for any.")
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=9464, ge=0, le=65_535, description="Prometheus; 0 for any.")
+    insecure_bind: bool = Field(
+        default=False, description="Allow plain text on addresses other than loopback: anyone on the way reads tokens."
+    )
+    reflection: bool = Field(default=False, description="Serve gRPC reflection without a token.")
+    max_message_bytes: int = Field(default=16 << 20, ge=1 << 20, le=64 << 20)
+    call_timeout_seconds: float = Field(default=30.0, gt=0, le=300)
+    drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Grace for open calls after SIGTERM.")
+    page_token_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="64 hexadecimal digits that replicas share; empty: kept in data_dir.",
+    )
+    otlp_endpoint: str = Field(
+        default="", description="OTLP/HTTP collector, such as http://collector:4318; empty: off."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of an environment. Raises ValueError naming the variable at fault, never its value."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, str] = {}
+    for name in Settings.model_fields:
+        variable = f"ANIMUS_{name.upper()}"
+        if variable in environ:
+            values[name] = environ[variable]
+        elif f"{variable}_FILE" in environ:
+            try:
+                values[name] = Path(environ[f"{variable}_FILE"]).read_text().strip()
+            except OSError as error:
+                raise ValueError(f"{variable}_FILE: {error.strerror}") from None
+    return Settings(**values)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The rules of Animus: pure functions on values. No I/O, no clock, no randomness."""

@@ -1,0 +1,119 @@
+"""Datasets, their versions, and the file manifest that a version's content digest is of."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from animus.domain import document
+from animus.domain.document import MAX_INTEGER
+from animus.domain.errors import invalid
+from animus.domain.labels import Label, sorted_labels
+from animus.domain.names import (
+    check_count,
+    check_digest,
+    check_length,
+    check_media_type,
+    check_resource_id,
+    check_within,
+    sorted_set,
+)
+
+MAX_FILES = 10_000
+MAX_COLUMNS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A name for versions to stand under."""
+
+    SCHEMA: ClassVar[str] = "animus.dataset/v1"
+
+    dataset_id: str
+    description: str  # 0 to 2,000 characters
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        check_resource_id(self.dataset_id, "datasetId")
+        check_length(self.description, 0, 2_000, "description")
+        object.__setattr__(self, "labels", sorted_labels(self.labels))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of tabular data."""
+
+    name: str  # 1 to 255 characters
+    type: str  # Arrow-style type name, 1 to 100 characters
+
+    def __post_init__(self) -> None:
+        check_length(self.name, 1, 255, "name")
+        check_length(self.type, 1, 100, "type")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a dataset version."""
+
+    path: str  # relative, `/` between its parts, 1 to 1,024 bytes
+    size_bytes: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        check_length(self.path, 1, 1_024, "path")
+        parts = self.path.split("/")
+        if len(self.path.encode()) > 1_024 or "\\" in self.path or any(part in ("", ".", "..") for part in parts):
+            raise invalid("path", "is no relative path of at most 1,024 bytes with '/' between non-empty parts")
+        if "\n" in self.path or "\t" in self.path:
+            raise invalid("path", "holds a control character")
+        check_within(self.size_bytes, 0, MAX_INTEGER, "sizeBytes")
+        check_digest(self.digest, "digest")
+
+
+@dataclass(frozen=True, slots=True)
+class FileManifest:
+    """The files of a dataset version as a set; its digest is the version's content digest."""
+
+    SCHEMA: ClassVar[str] = "animus.file_manifest/v1"
+
+    files: tuple[File, ...]
+
+    def __post_init__(self) -> None:
+        check_count(self.files, 1, MAX_FILES, "files")
+        object.__setattr__(self, "files", sorted_set(self.files, lambda f: f.path, "files", "path"))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in all."""
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """One immutable state of a dataset, identified by (dataset_id, content_digest)."""
+
+    SCHEMA: ClassVar[str] = "animus.dataset_version/v1"
+
+    dataset_id: str
+    content_digest: str
+    size_bytes: int
+    media_type: str
+    uri: str  # opaque, 0 to 2,000 characters
+    columns: tuple[Column, ...]  # in their order; none where the data is no table
+    files: tuple[File, ...]  # a set; none for a single file
+
+    def __post_init__(self) -> None:
+        check_resource_id(self.dataset_id, "datasetId")
+        check_digest(self.content_digest, "contentDigest")
+        check_within(self.size_bytes, 0, MAX_INTEGER, "sizeBytes")
+        check_media_type(self.media_type, "mediaType")
+        check_length(self.uri, 0, 2_000, "uri")
+        check_count(self.columns, 0, MAX_COLUMNS, "columns")
+        sorted_set(self.columns, lambda c: c.name, "columns", "name")
+        if not self.files:
+            return
+        manifest = FileManifest(self.files)
+        object.__setattr__(self, "files", manifest.files)
+        if self.size_bytes != manifest.size_bytes:
+            raise invalid("sizeBytes", f"is {self.size_bytes}, and the files have {manifest.size_bytes} bytes")
+        expected = document.digest(document.dump(manifest))
+        if self.content_digest != expected:
+            raise invalid("contentDigest", f"is not {expected}, the digest of the manifest of the files")

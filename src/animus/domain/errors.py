@@ -1,0 +1,73 @@
+"""The six kinds of errors that a caller can meet. Each carries a reason of the contract (`errors.proto`).
+
+The kind decides the status code, the reason is what a client branches on, the message says what to do, and every
+value in the message is in `details` too. Anything else that is raised is a defect.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class DomainError(Exception):
+    """Base of the six kinds; never raised itself."""
+
+    def __init__(self, reason: str, message: str, **details: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that breaks its rule: its path in JSON spelling, and what would be right."""
+
+    field: str
+    description: str
+
+
+class Invalid(DomainError):
+    """INVALID_ARGUMENT: fields break their rules, whatever the state of things."""
+
+    def __init__(self, violations: Iterable[Violation], reason: str = "FIELD_INVALID") -> None:
+        self.violations = tuple(violations)
+        first = self.violations[0]
+        more = len(self.violations) - 1
+        super().__init__(
+            reason,
+            f"{first.field or 'the request'}: {first.description}" + (f" (and {more} more)" if more else ""),
+        )
+
+
+def invalid(field: str, description: str) -> Invalid:
+    """An Invalid with one violation."""
+    return Invalid([Violation(field, description)])
+
+
+class NotFound(DomainError):
+    """NOT_FOUND: the caller's project has no such thing. Another project's thing answers just the same."""
+
+    def __init__(self, reason: str, message: str, *, kind: str, name: str) -> None:
+        super().__init__(reason, message, kind=kind, name=name)
+        self.kind = kind
+        self.name = name
+
+
+class Conflict(DomainError):
+    """ALREADY_EXISTS: the id is taken by something else."""
+
+
+class Refused(DomainError):
+    """FAILED_PRECONDITION: well-formed, and not possible in the state of things."""
+
+    def __init__(self, reason: str, message: str, *, subject: str, **details: str) -> None:
+        super().__init__(reason, message, **details)
+        self.subject = subject
+
+
+class Denied(DomainError):
+    """UNAUTHENTICATED (`TOKEN_INVALID`) or PERMISSION_DENIED: for who called, not for what was asked."""
+
+
+class Unavailable(DomainError):
+    """UNAVAILABLE, ABORTED or RESOURCE_EXHAUSTED by its reason: the same call may succeed later."""

@@ -1,0 +1,369 @@
+"""The server: database, services, gateway, metrics; started in this order and stopped in reverse."""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.descriptor import FileDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from animus.codec import encode, sha256
+from animus.config import Settings
+from animus.domain.access import METHODS, Principal, Role, Token
+from animus.domain.errors import Conflict
+from animus.domain.names import SYSTEM_PROJECT, format_time, project_name
+from animus.domain.project import Project
+from animus.service.access import AccessService
+from animus.service.audit import AuditService
+from animus.service.calls import Calls
+from animus.service.dataset import DatasetService
+from animus.service.environment import EnvironmentService
+from animus.service.lineage import LineageService
+from animus.service.pages import Pages
+from animus.service.pipeline import PipelineService
+from animus.service.project import ProjectService
+from animus.service.run import RunService
+from animus.service.run_state import RunStates
+from animus.service.runtime import RuntimeService
+from animus.store.embedded import EmbeddedPostgres
+from animus.store.guard import refuse_unsafe
+from animus.store.migrate import migrate
+from animus.store.unit_of_work import Call, Change, UnitOfWork, View
+from animus.telemetry import Telemetry
+from animus.v1 import (
+    access_pb2,
+    audit_pb2,
+    dataset_pb2,
+    environment_pb2,
+    lineage_pb2,
+    pipeline_pb2,
+    project_pb2,
+    run_pb2,
+    runtime_pb2,
+)
+
+FIRST_TOKEN_DAYS = 365
+POOL_WAIT_SECONDS = 5
+CONNECTION_SETTINGS = {
+    "application_name": "animus",
+    "statement_timeout": "30000",
+    "lock_timeout": "10000",
+    "idle_in_transaction_session_timeout": "60000",
+    "jit": "off",
+}
+
+log = structlog.get_logger("animus.server")
+
+
+class StartRefused(RuntimeError):
+    """The server will not start: one line that says why and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where a server is reached."""
+
+    grpc: str  # host:port
+    http: str  # URL; empty without gateway
+    metrics: str  # URL
+    data_dir: Path
+    engine: AsyncEngine
+
+
+def make_engine(url: str, settings: Settings) -> AsyncEngine:
+    """The pool of connections of the service role."""
+    arguments: dict[str, Any] = {"server_settings": CONNECTION_SETTINGS}
+    if settings.pgbouncer:
+        arguments = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    return create_async_engine(
+        make_url(url).set(drivername="postgresql+asyncpg"),
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_SECONDS,
+        connect_args=arguments,
+        isolation_level="READ COMMITTED",
+        hide_parameters=True,  # errors are logged; what users send is not
+    )
+
+
+def new_id() -> str:
+    """128 random bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def add_services(
+    server: grpc.aio.Server, work: UnitOfWork, telemetry: Telemetry, page_key: bytes, settings: Settings
+) -> list[str]:
+    """Registers every service; returns their names. Raises LookupError where the access table has a gap."""
+    calls = Calls(work, telemetry, settings.call_timeout_seconds)
+    pages = Pages(page_key)
+    states = RunStates()
+    servicers: list[tuple[FileDescriptor, object]] = [
+        (project_pb2.DESCRIPTOR, ProjectService(work, pages)),
+        (access_pb2.DESCRIPTOR, AccessService(work)),
+        (dataset_pb2.DESCRIPTOR, DatasetService(work, pages)),
+        (environment_pb2.DESCRIPTOR, EnvironmentService(work, pages)),
+        (pipeline_pb2.DESCRIPTOR, PipelineService(work, pages)),
+        (run_pb2.DESCRIPTOR, RunService(work, pages, states)),
+        (runtime_pb2.DESCRIPTOR, RuntimeService(work, states)),
+        (audit_pb2.DESCRIPTOR, AuditService(work, pages)),
+        (lineage_pb2.DESCRIPTOR, LineageService(work)),
+    ]
+    names = []
+    for file, servicer in servicers:
+        (descriptor,) = file.services_by_name.values()
+        server.add_generic_rpc_handlers((calls.handler(descriptor, servicer),))
+        names.append(descriptor.full_name)
+    return names
+
+
+@asynccontextmanager
+async def run_server(settings: Settings) -> AsyncIterator[Running]:
+    """A server for as long as the context lasts. Raises StartRefused, EmbeddedError or UnsafeDatabase."""
+    for host in (settings.grpc_host, settings.gateway_host, settings.metrics_host):
+        if not settings.insecure_bind and not _is_loopback(host):
+            raise StartRefused(
+                f"{host} is not loopback and this version has no TLS: bind to 127.0.0.1 behind a proxy, or set"
+                " ANIMUS_INSECURE_BIND=true, which lets anyone on the network's path read tokens"
+            )
+    data_dir = settings.data_dir.absolute()
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    async with AsyncExitStack() as stack:
+        postgres = None
+        url = settings.database_url.get_secret_value()
+        if not url:
+            postgres = EmbeddedPostgres.start(data_dir / "postgres", log=log)
+            stack.callback(postgres.stop)
+            await migrate(postgres.owner_url)
+            url = postgres.service_url
+        engine = make_engine(url, settings)
+        stack.push_async_callback(engine.dispose)
+        async with engine.connect() as connection:
+            await refuse_unsafe(connection)
+        work = UnitOfWork(engine, new_id)
+        await make_first_token(work, data_dir / "admin.token")
+        telemetry = Telemetry(settings.otlp_endpoint)
+        stack.callback(telemetry.close)
+        metrics_port = _serve_metrics(stack, telemetry, settings)
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", 4 * settings.max_message_bytes),
+                ("grpc.max_metadata_size", 8 << 10),
+                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+                ("grpc.max_concurrent_streams", 100),
+            ],
+        )
+        page_key = bytes.fromhex(
+            settings.page_token_key.get_secret_value()
+            or _kept_secret(data_dir / "page-token.key", lambda: secrets.token_hex(32))[1]
+        )
+        names = add_services(server, work, telemetry, page_key, settings)
+        healths = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+        if settings.reflection:
+            reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        for method in ("Check", "Watch", "List"):
+            assert f"{health.SERVICE_NAME}/{method}" in METHODS
+        try:
+            grpc_port = server.add_insecure_port(f"{settings.grpc_host}:{settings.grpc_port}")
+        except RuntimeError:
+            raise StartRefused(
+                f"port {settings.grpc_port} on {settings.grpc_host} is taken: set ANIMUS_GRPC_PORT"
+            ) from None
+        await server.start()
+        stack.push_async_callback(server.stop, settings.drain_seconds)
+        watch = asyncio.create_task(_watch(work, healths, ["", *names], postgres))
+        stack.push_async_callback(_cancel, watch)
+        await _set_health(healths, ["", *names], health_pb2.HealthCheckResponse.SERVING)
+        grpc_address = f"{settings.grpc_host}:{grpc_port}"
+        http = ""
+        if settings.gateway:
+            http = await _serve_gateway(stack, grpc_address, settings)
+        running = Running(
+            grpc_address, http, f"http://{settings.metrics_host}:{metrics_port}/metrics", data_dir, engine
+        )
+        _write_state(stack, running)
+        # Said first when it ends: load balancers look away while open calls are still answered.
+        stack.push_async_callback(_set_health, healths, ["", *names], health_pb2.HealthCheckResponse.NOT_SERVING)
+        yield running
+
+
+async def serve(settings: Settings) -> None:
+    """Runs a server until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with run_server(settings) as running:
+        log.info(
+            "serving",
+            grpc=running.grpc,
+            http=running.http,
+            metrics=running.metrics,
+            data_dir=str(running.data_dir),
+            admin_token=str(running.data_dir / "admin.token"),
+            stop="SIGTERM or Ctrl+C",
+        )
+        await stopping.wait()
+        log.info("draining", seconds=settings.drain_seconds)
+
+
+async def make_first_token(work: UnitOfWork, path: Path) -> None:
+    """Creates the system project with the first admin token, at the first start of an instance.
+
+    The file is written before the registration, so that no crash leaves a registered token that nobody knows. Of
+    several servers that start at once, one registers its token, and the others remove theirs.
+    """
+    if await work.project_exists(SYSTEM_PROJECT):
+        return
+    new, token = _kept_secret(path, lambda: f"animus_{SYSTEM_PROJECT}_{secrets.token_urlsafe(32)}")
+    token_digest = sha256(token.encode())
+    principal = Principal("bootstrap", Role.INSTANCE_ADMIN, SYSTEM_PROJECT)
+    project = Project(SYSTEM_PROJECT, "System", "What belongs to the instance: its tokens, and denied calls.", ())
+
+    async def decide(view: View) -> Change:
+        if view.project_known:
+            raise Conflict("PROJECT_EXISTS", "the instance has its first token", name=project_name(SYSTEM_PROJECT))
+        expires = datetime.fromisoformat(view.time) + timedelta(days=FIRST_TOKEN_DAYS)
+        token = Token(token_digest, "admin", Role.INSTANCE_ADMIN, format_time(expires.astimezone(UTC)))
+        reply = encode(project, project_pb2.Project())
+        return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), (project, token), (), reply)
+
+    request = json.dumps({"tokenDigest": token_digest}).encode()
+    call = Call("animus.bootstrap", SYSTEM_PROJECT, principal, "first-token", False, request)
+    try:
+        await work.change(call, decide, creates_project=True)
+    except Conflict:
+        if new:
+            _remove(path)
+
+
+async def _watch(
+    work: UnitOfWork, healths: health.aio.HealthServicer, names: Iterable[str], postgres: EmbeddedPostgres | None
+) -> None:
+    """Each second: starts the embedded PostgreSQL again if it died, and says whether the services can serve."""
+    names = list(names)
+    serving = True
+    while True:
+        await asyncio.sleep(1)
+        if postgres is not None:
+            try:
+                await asyncio.to_thread(postgres.poll)
+            except RuntimeError as error:
+                log.error("the embedded PostgreSQL does not start", reason=str(error))
+        ready = await work.ready()
+        if ready is not serving:
+            serving = ready
+            log.warning("health changed", serving=serving)
+            status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            await _set_health(healths, names, status)
+
+
+async def _set_health(healths: health.aio.HealthServicer, names: Iterable[str], status: int) -> None:
+    for name in names:
+        await healths.set(name, status)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _serve_gateway(stack: AsyncExitStack, grpc_address: str, settings: Settings) -> str:
+    from animus_gateway.main import CannotListenError, open_channel, serve_gateway
+
+    channel = open_channel(grpc_address, 4 * settings.max_message_bytes)
+    stack.push_async_callback(channel.close)
+    try:
+        gateway = await serve_gateway(
+            channel,
+            settings.gateway_host,
+            settings.gateway_port,
+            max_body_bytes=settings.max_message_bytes,
+            timeout_seconds=settings.call_timeout_seconds,
+        )
+    except CannotListenError as error:
+        raise StartRefused(f"{error}: set ANIMUS_GATEWAY_PORT") from None
+    stack.push_async_callback(gateway.stop)
+    return f"http://{settings.gateway_host}:{gateway.port}"
+
+
+def _serve_metrics(stack: AsyncExitStack, telemetry: Telemetry, settings: Settings) -> int:
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, telemetry.registry)
+    except OSError:
+        raise StartRefused(
+            f"port {settings.metrics_port} on {settings.metrics_host} is taken: set ANIMUS_METRICS_PORT"
+        ) from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    stack.callback(stop)
+    return int(server.server_port)
+
+
+def _write_state(stack: AsyncExitStack, running: Running) -> None:
+    """Says where the server is, for tools on the same machine; replaced as a whole, removed at the end."""
+    path = running.data_dir / "server.json"
+    state = {"pid": os.getpid(), "grpc": running.grpc, "http": running.http, "metrics": running.metrics}
+    scratch = path.with_suffix(".new")
+    scratch.write_text(json.dumps(state) + "\n")
+    scratch.replace(path)
+    stack.callback(path.unlink, missing_ok=True)
+
+
+def _kept_secret(path: Path, make: Callable[[], str]) -> tuple[bool, str]:
+    """A secret that is made once and kept in a file of its owner's, and whether it was made now."""
+    new = not path.exists()
+    if new:
+        _write_private(path, make() + "\n")
+    return new, path.read_text().strip()
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner reads, whole or not at all, and durable."""
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

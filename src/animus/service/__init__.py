@@ -1,0 +1,1 @@
+"""The services of the contract: one servicer for each proto file, of the same name."""

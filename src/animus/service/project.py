@@ -1,0 +1,65 @@
+"""ProjectService."""
+
+from animus.domain.errors import Conflict, invalid
+from animus.domain.names import SYSTEM_PROJECT, project_name
+from animus.domain.project import Project
+from animus.service.calls import Caller, call_of, decode_field, resource, written
+from animus.service.pages import Pages
+from animus.store.records import Stored
+from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
+from animus.v1 import project_pb2 as pb
+
+
+class ProjectService:
+    """Creates and reads projects."""
+
+    def __init__(self, work: UnitOfWork, pages: Pages) -> None:
+        self.work = work
+        self.pages = pages
+
+    async def CreateProject(self, request: pb.CreateProjectRequest, caller: Caller) -> Answer:
+        """Creates a project; its first audit entry is its own creation."""
+        project = decode_field(request, "project", "project", Project)
+        if project.project_id != request.project_id:
+            raise invalid("project.projectId", f"is not {request.project_id!r}, the projectId of the request")
+        if project.project_id == SYSTEM_PROJECT:
+            raise invalid("projectId", f"{SYSTEM_PROJECT!r} is reserved for the instance")
+
+        async def decide(view: View) -> Change:
+            name = project_name(view.project_id)
+            if view.project_known:
+                raise Conflict("PROJECT_EXISTS", "a project of this id exists", name=name)
+            return Change("project.create", name, (project,), (), written(view, caller, project, name, pb.Project()))
+
+        return await self.work.change(call_of(caller, request), decide, creates_project=True)
+
+    async def GetProject(self, request: pb.GetProjectRequest, caller: Caller) -> pb.Project:
+        """Returns a project."""
+
+        async def query(view: View) -> pb.Project:
+            name = project_name(view.project_id)
+            return resource(await _project(view), name, pb.Project())
+
+        return await self.work.read(request.project_id, query)
+
+    async def ListProjects(self, request: pb.ListProjectsRequest, caller: Caller) -> pb.ListProjectsResponse:
+        """Lists what the caller sees: every project for instance roles, its own for others."""
+        size = self.pages.size(request)
+        place = self.pages.place(request, caller.method, caller.principal.name)
+        if caller.principal.role.of_instance:
+            found = await self.work.page_projects(str(place[0]) if place else "", size + 1)
+        else:
+            found = [await self.work.read(caller.principal.project_id, _project)]
+        reply = pb.ListProjectsResponse()
+        for stored in found[:size]:
+            resource(stored, project_name(stored.value.project_id), reply.projects.add())
+        if len(found) > size:
+            last = (found[size - 1].value.project_id,)
+            reply.next_page_token = self.pages.token(last, caller.method, caller.principal.name)
+        return reply
+
+
+async def _project(view: View) -> Stored[Project]:
+    found = await view.find(Project)
+    assert found is not None  # the unit of work has seen it
+    return found

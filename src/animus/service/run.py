@@ -1,0 +1,349 @@
+"""RunService."""
+
+from animus.codec import decode_all, encode
+from animus.domain import document
+from animus.domain.document import digest, dump
+from animus.domain.dry_run import MAX_SCENARIOS, Scenario, compare, simulate
+from animus.domain.errors import Invalid, NotFound, Refused, Violation
+from animus.domain.labels import Label, sorted_labels
+from animus.domain.lineage import edges_of_run
+from animus.domain.names import (
+    attempt_name,
+    check_count,
+    check_digest,
+    check_length,
+    plan_name,
+    run_artifact_name,
+    run_name,
+    sorted_set,
+)
+from animus.domain.pipeline import PipelineSpec
+from animus.domain.plan import ExecutionPlan, make_plan
+from animus.domain.run import (
+    AdmissionDecision,
+    Artifact,
+    Metric,
+    Run,
+    RunSpec,
+    admit,
+    check_bindings,
+    check_random_id,
+)
+from animus.domain.state import RunEventType, RunState, derive_state
+from animus.service.calls import Caller, at_path, call_of, decode_field, record_of, resource
+from animus.service.pages import Pages
+from animus.service.run_state import LoadedRun, RunStates
+from animus.store.records import RunSpecFacts, Stored, unknown
+from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
+from animus.v1 import run_pb2 as pb
+
+UNKNOWN_BY_CHECK = {
+    "pipeline-spec-registered": "PIPELINE_SPEC_UNKNOWN",
+    "environment-lock-registered": "ENVIRONMENT_LOCK_UNKNOWN",
+    "dataset-version-registered": "DATASET_VERSION_UNKNOWN",
+}
+
+
+class RunService:
+    """Creates, plans, simulates, cancels and reads runs."""
+
+    def __init__(self, work: UnitOfWork, pages: Pages, states: RunStates) -> None:
+        self.work = work
+        self.pages = pages
+        self.states = states
+
+    async def CreateRun(self, request: pb.CreateRunRequest, caller: Caller) -> Answer:
+        """Admits a RunSpec as a run."""
+        spec = decode_field(request, "run_spec", "runSpec", RunSpec)
+        labels = sorted_labels(decode_all(request.labels, Label, "labels"))
+        spec_digest = digest(dump(spec))
+
+        async def decide(view: View) -> Change:
+            facts = await view.run_spec_facts(spec, spec_digest)
+            decision = _decide_admission(view.project_id, spec, facts)
+            for check in decision.refused():
+                raise NotFound(
+                    UNKNOWN_BY_CHECK[check.name],
+                    f"runSpec.{check.field} names nothing of the project; register it first",
+                    kind=check.name,
+                    name=check.subject,
+                )
+            assert facts.pipeline is not None  # admitted
+            with at_path("runSpec"):
+                check_bindings(spec, facts.pipeline, _sent_order(request))
+            run = Run(view.new_id(), spec_digest, view.time, labels, decision)
+            name = run_name(view.project_id, run.run_id)
+            records = (
+                *(() if facts.run_spec_known else (spec,)),
+                run,
+                *edges_of_run(view.project_id, run.run_id, spec),
+            )
+            stored = Stored(run, digest(dump(run)), view.entry_id, caller.principal.name, view.time)
+            reply = _run_message(view.project_id, stored, RunState.CREATED, "")
+            encode(spec, reply.run_spec)
+            encode(decision, reply.admission)
+            reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
+            return Change("run.create", name, records, (), reply)
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def GetRun(self, request: pb.GetRunRequest, caller: Caller) -> pb.Run:
+        """Returns a run with its derived state."""
+        check_random_id(request.run_id, "runId")
+
+        async def query(view: View) -> pb.Run:
+            run = await self.states.load(view, request.run_id)
+            equal = await view.equal_runs(run.facts.run.value.run_spec_digest)
+            reply = _loaded_message(view.project_id, run)
+            reply.equal_runs.extend(run_name(view.project_id, each) for each in equal if each != request.run_id)
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, caller: Caller) -> pb.ListRunsResponse:
+        """Lists runs, the newest first, with the state that their last event recorded."""
+        where = {}
+        if request.run_spec_digest:
+            check_digest(request.run_spec_digest, "runSpecDigest")
+            where["run_spec_digest"] = request.run_spec_digest
+
+        async def query(view: View) -> pb.ListRunsResponse:
+            reply = pb.ListRunsResponse()
+            page = await self.pages.read(view, Run, ("-create_time", "-run_id"), request, caller.method, **where)
+            states = await view.run_states([stored.value.run_id for stored in page.items])
+            for stored in page.items:
+                state, plan_digest = states.get(stored.value.run_id, (RunState.CREATED, ""))
+                reply.runs.append(_run_message(view.project_id, stored, RunState(state), plan_digest))
+            reply.next_page_token = page.next_token(lambda last: (last.value.create_time, last.value.run_id))
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+    async def PlanRun(self, request: pb.PlanRunRequest, caller: Caller) -> Answer:
+        """Plans a run, or finds it planned."""
+        check_random_id(request.run_id, "runId")
+
+        async def decide(view: View) -> Change:
+            await view.lock_run(request.run_id)
+            run = await self.states.load(view, request.run_id)
+            name = plan_name(view.project_id, request.run_id)
+            if run.plan is not None:
+                found = await view.need(ExecutionPlan, name, digest=run.plan_digest)
+                return Change("run.plan", name, (), (), resource(found, name, pb.ExecutionPlan()))
+            if run.state.run.final:
+                raise Refused("RUN_ENDED", f"the run has ended {run.state.run}", subject=name)
+            spec_digest = run.facts.spec.pipeline_spec_digest
+            pipeline = document.load(
+                (await view.documents(PipelineSpec, "digest", [spec_digest]))[spec_digest], PipelineSpec
+            )
+            plan = make_plan(run.facts.run.value.run_spec_digest, spec_digest, pipeline)
+            plan_digest = digest(dump(plan))
+            planned = derive_state(plan, (), cancel_requested=False).run
+            event = run.event(RunEventType.PLANNED, len(run.facts.events) + 1, planned, plan_digest=plan_digest)
+            known = await view.find(ExecutionPlan, digest=plan_digest)
+            stored = known or Stored(plan, plan_digest, view.entry_id, caller.principal.name, view.time)
+            records = (event,) if known else (plan, event)
+            return Change("run.plan", name, records, (), resource(stored, name, pb.ExecutionPlan()))
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def GetPlan(self, request: pb.GetPlanRequest, caller: Caller) -> pb.ExecutionPlan:
+        """Returns the plan of a run."""
+        check_random_id(request.run_id, "runId")
+        name = plan_name(request.project_id, request.run_id)
+
+        async def query(view: View) -> pb.ExecutionPlan:
+            await view.need(Run, run_name(view.project_id, request.run_id), run_id=request.run_id)
+            states = await view.run_states([request.run_id])
+            _, plan_digest = states.get(request.run_id, ("", ""))
+            if not plan_digest:
+                raise unknown(ExecutionPlan, name)
+            return resource(await view.need(ExecutionPlan, name, digest=plan_digest), name, pb.ExecutionPlan())
+
+        return await self.work.read(request.project_id, query)
+
+    async def DryRun(self, request: pb.DryRunRequest, caller: Caller) -> pb.DryRunReport:
+        """Answers what would happen."""
+        spec = decode_field(request, "run_spec", "runSpec", RunSpec)
+        scenarios = decode_all(request.scenarios, Scenario, "scenarios")
+        check_count(scenarios, 0, MAX_SCENARIOS, "scenarios")
+        sorted_set(scenarios, lambda scenario: scenario.name, "scenarios", "name")
+        if request.compare_run_id:
+            check_random_id(request.compare_run_id, "compareRunId")
+        spec_digest = digest(dump(spec))
+
+        async def query(view: View) -> pb.DryRunReport:
+            facts = await view.run_spec_facts(spec, spec_digest)
+            decision = _decide_admission(view.project_id, spec, facts)
+            reply = pb.DryRunReport(run_spec_digest=spec_digest)
+            encode(decision, reply.admission)
+            for violation in _blockers(spec, facts, decision, _sent_order(request)):
+                reply.blockers.add(field=violation.field, description=violation.description)
+            reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
+            if request.compare_run_id:
+                other = await view.run_facts(request.compare_run_id, run_name(view.project_id, request.compare_run_id))
+                for difference in compare(spec, other.spec):
+                    encode(difference, reply.differences.add())
+            if not reply.blockers:
+                assert facts.pipeline is not None  # nothing blocks
+                plan = make_plan(spec_digest, spec.pipeline_spec_digest, facts.pipeline)
+                encode(plan, reply.plan)
+                reply.plan_digest = digest(dump(plan))
+                for index, scenario in enumerate(scenarios):
+                    with at_path(f"scenarios[{index}]"):
+                        encode(simulate(plan, scenario), reply.scenarios.add())
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, caller: Caller) -> Answer:
+        """Asks for a run to be cancelled, or finds that it was asked for."""
+        check_random_id(request.run_id, "runId")
+        check_length(request.reason, 0, 2_000, "reason")
+
+        async def decide(view: View) -> Change:
+            await view.lock_run(request.run_id)
+            run = await self.states.load(view, request.run_id)
+            name = run_name(view.project_id, request.run_id)
+            if run.state.cancel_requested:
+                return Change("run.cancel", name, (), (), _loaded_message(view.project_id, run))
+            if run.state.run.final:
+                raise Refused("RUN_ENDED", f"the run has ended {run.state.run}", subject=name)
+            run.state.request_cancel()
+            event = run.event(
+                RunEventType.CANCEL_REQUESTED, len(run.facts.events) + 1, run.state.run, reason=request.reason
+            )
+            return Change("run.cancel", name, (event,), (), _loaded_message(view.project_id, run))
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def ListStepAttempts(
+        self, request: pb.ListStepAttemptsRequest, caller: Caller
+    ) -> pb.ListStepAttemptsResponse:
+        """Lists what the events say of each attempt."""
+        check_random_id(request.run_id, "runId")
+        query_of = (caller.method, request.project_id, request.run_id)
+        size, place = self.pages.size(request), self.pages.place(request, *query_of)
+
+        async def query(view: View) -> pb.ListStepAttemptsResponse:
+            run = await self.states.load(view, request.run_id)
+            attempts = sorted(
+                (
+                    attempt
+                    for mine in run.state.attempts.values()
+                    for attempt in mine.values()
+                    if not place or (attempt.step, attempt.attempt) > place
+                ),
+                key=lambda attempt: (attempt.step, attempt.attempt),
+            )
+            reply = pb.ListStepAttemptsResponse()
+            for attempt in attempts[:size]:
+                encode(attempt, reply.step_attempts.add())
+            if len(attempts) > size:
+                last = attempts[size - 1]
+                reply.next_page_token = self.pages.token((last.step, last.attempt), *query_of)
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+    async def ListArtifacts(self, request: pb.ListArtifactsRequest, caller: Caller) -> pb.ListArtifactsResponse:
+        """Lists the artifacts of a run."""
+        check_random_id(request.run_id, "runId")
+
+        async def query(view: View) -> pb.ListArtifactsResponse:
+            await view.need(Run, run_name(view.project_id, request.run_id), run_id=request.run_id)
+            reply = pb.ListArtifactsResponse()
+            order = ("step", "attempt", "name")
+            page = await self.pages.read(view, Artifact, order, request, caller.method, run_id=request.run_id)
+            for stored in page.items:
+                resource(stored, _artifact_name(view.project_id, stored.value), reply.artifacts.add())
+            reply.next_page_token = page.next_token(lambda last: (last.value.step, last.value.attempt, last.value.name))
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+    async def ListMetrics(self, request: pb.ListMetricsRequest, caller: Caller) -> pb.ListMetricsResponse:
+        """Lists the metric points of a run."""
+        check_random_id(request.run_id, "runId")
+
+        async def query(view: View) -> pb.ListMetricsResponse:
+            await view.need(Run, run_name(view.project_id, request.run_id), run_id=request.run_id)
+            reply = pb.ListMetricsResponse()
+            order = ("step", "attempt", "name", "index")
+            page = await self.pages.read(view, Metric, order, request, caller.method, run_id=request.run_id)
+            for stored in page.items:
+                resource(stored, _metric_name(view.project_id, stored.value), reply.metrics.add())
+            reply.next_page_token = page.next_token(
+                lambda last: (last.value.step, last.value.attempt, last.value.name, last.value.index)
+            )
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+
+def _decide_admission(project_id: str, spec: RunSpec, facts: RunSpecFacts) -> AdmissionDecision:
+    return admit(
+        project_id,
+        spec,
+        pipeline_registered=facts.pipeline is not None,
+        environment_registered=facts.environment_known,
+        versions_registered=facts.versions_known,
+    )
+
+
+def _blockers(
+    spec: RunSpec, facts: RunSpecFacts, decision: AdmissionDecision, sent_order: list[str]
+) -> list[Violation]:
+    """What keeps a run out, by path of the RunSpec."""
+    blockers = [
+        Violation(check.field, f"names nothing of the project; register it first: {check.subject}")
+        for check in decision.refused()
+    ]
+    if facts.pipeline is not None:
+        try:
+            check_bindings(spec, facts.pipeline, sent_order)
+        except Invalid as error:  # here the violations are the answer, not an error
+            blockers.extend(error.violations)
+    return blockers
+
+
+def _sent_order(request: pb.CreateRunRequest | pb.DryRunRequest) -> list[str]:
+    return [binding.dataset_ref for binding in request.run_spec.datasets]
+
+
+def _run_message(project_id: str, stored: Stored[Run], state: RunState, plan_digest: str) -> pb.Run:
+    """A run without what lists leave out."""
+    run = stored.value
+    message = pb.Run(
+        record=record_of(stored, run_name(project_id, run.run_id)),
+        run_id=run.run_id,
+        run_spec_digest=run.run_spec_digest,
+        state=pb.RunState.Value(f"RUN_STATE_{state.name}"),
+        plan_digest=plan_digest,
+    )
+    for label in run.labels:
+        encode(label, message.labels.add())
+    return message
+
+
+def _loaded_message(project_id: str, run: LoadedRun) -> pb.Run:
+    """A run with its RunSpec, admission and steps."""
+    message = _run_message(project_id, run.facts.run, run.state.run, run.plan_digest)
+    encode(run.facts.spec, message.run_spec)
+    encode(run.facts.run.value.admission, message.admission)
+    for step, state in run.state.steps.items():
+        message.steps.add(
+            step=step,
+            state=pb.StepState.Value(f"STEP_STATE_{state.name}"),
+            attempts=len(run.state.attempts[step]),
+        )
+    return message
+
+
+def _artifact_name(project_id: str, artifact: Artifact) -> str:
+    return run_artifact_name(project_id, artifact.run_id, artifact.step, artifact.attempt, artifact.name)
+
+
+def _metric_name(project_id: str, metric: Metric) -> str:
+    attempt = attempt_name(project_id, metric.run_id, metric.step, metric.attempt)
+    return f"{attempt}/metrics/{metric.name}/{metric.index}"

@@ -1,0 +1,329 @@
+"""Records by key: find, need, page. The same for every kind, since every record is its canonical document.
+
+A `Stored` value carries what the audit entry of its writing says of it: who and when.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from animus.domain import document
+from animus.domain.access import Token
+from animus.domain.audit import AuditEntry
+from animus.domain.dataset import Dataset, DatasetVersion
+from animus.domain.environment import EnvironmentLock
+from animus.domain.errors import NotFound
+from animus.domain.lineage import LineageEdge
+from animus.domain.pipeline import PipelineSpec
+from animus.domain.plan import ExecutionPlan
+from animus.domain.project import Project
+from animus.domain.run import Artifact, Metric, Run, RunSpec
+from animus.domain.state import RunEvent
+
+TABLES: dict[type, str] = {
+    Project: "project",
+    Token: "token",
+    Dataset: "dataset",
+    DatasetVersion: "dataset_version",
+    EnvironmentLock: "environment_lock",
+    PipelineSpec: "pipeline_spec",
+    RunSpec: "run_spec",
+    Run: "run",
+    ExecutionPlan: "execution_plan",
+    RunEvent: "run_event",
+    Artifact: "artifact",
+    Metric: "metric",
+    LineageEdge: "lineage_edge",
+}
+
+REASONS: dict[type, str] = {
+    Dataset: "DATASET_UNKNOWN",
+    DatasetVersion: "DATASET_VERSION_UNKNOWN",
+    EnvironmentLock: "ENVIRONMENT_LOCK_UNKNOWN",
+    PipelineSpec: "PIPELINE_SPEC_UNKNOWN",
+    Run: "RUN_UNKNOWN",
+    ExecutionPlan: "PLAN_UNKNOWN",
+}
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Value]):
+    """A record: its value, the digest of its bytes, and the entry, principal and time of its writing."""
+
+    value: Value
+    digest: str
+    entry_id: str
+    principal: str
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpecFacts:
+    """What a project knows of the things that a RunSpec binds."""
+
+    pipeline: PipelineSpec | None
+    environment_known: bool
+    versions_known: frozenset[tuple[str, str]]  # (dataset id, content digest)
+    run_spec_known: bool
+    equal_runs: tuple[str, ...]  # ids, the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run with everything that its state follows from."""
+
+    run: Stored[Run]
+    spec: RunSpec
+    events: tuple[RunEvent, ...]  # in sequence
+    artifacts: tuple[Artifact, ...]
+
+
+class Records:
+    """The records of one project, read over one connection within one transaction."""
+
+    def __init__(self, connection: AsyncConnection, project_id: str) -> None:
+        self._connection = connection
+        self.project_id = project_id
+
+    async def find(self, kind: type[Value], **key: str | int) -> Stored[Value] | None:
+        """The record of a key, or None."""
+        rows = await self._rows(_select(TABLES[kind], tuple(key)), key)
+        return stored(rows[0], kind) if rows else None
+
+    async def need(self, kind: type[Value], name: str, **key: str | int) -> Stored[Value]:
+        """The record of a key. Raises NotFound with its full name."""
+        found = await self.find(kind, **key)
+        if found is None:
+            raise unknown(kind, name)
+        return found
+
+    async def page(
+        self, kind: type[Value], order: tuple[str, ...], after: Sequence[str | int], limit: int, **where: str
+    ) -> list[Stored[Value]]:
+        """At most `limit` records in the order of the columns, after a place among them (empty: from the start).
+
+        A column written `-name` runs backwards; all columns of an order run the same way.
+        """
+        values: dict[str, Any] = {**where, "limit": limit}
+        values |= {f"after_{index}": value for index, value in enumerate(after)}
+        statement = _page(TABLES[kind], order, tuple(where), bool(after))
+        return [stored(row, kind) for row in await self._rows(statement, values)]
+
+    async def run_spec_facts(self, spec: RunSpec, digest: str) -> RunSpecFacts:
+        """What the project knows of a RunSpec's bindings; one statement."""
+        values = {
+            "digest": digest,
+            "pipeline": spec.pipeline_spec_digest,
+            "environment": spec.environment_lock_digest,
+            "datasets": [binding.dataset_id for binding in spec.datasets],
+            "contents": [binding.content_digest for binding in spec.datasets],
+        }
+        row = (await self._rows(_RUN_SPEC_FACTS, values))[0]
+        return RunSpecFacts(
+            pipeline=document.load(row.pipeline, PipelineSpec) if row.pipeline is not None else None,
+            environment_known=row.environment_known,
+            versions_known=frozenset(zip(row.datasets, row.contents, strict=True)),
+            run_spec_known=row.run_spec_known,
+            equal_runs=tuple(row.equal_runs),
+        )
+
+    async def equal_runs(self, run_spec_digest: str) -> tuple[str, ...]:
+        """Ids of the newest 10 runs with a RunSpec, the newest first."""
+        rows = await self._rows(_EQUAL_RUNS, {"digest": run_spec_digest})
+        return tuple(row.run_id for row in rows)
+
+    async def lock_run(self, run_id: str) -> None:
+        """Waits until no other transaction changes the run; what is read from then on stays true until the end."""
+        await self._rows(_LOCK_RUN, {"run_id": run_id})
+
+    async def run_facts(self, run_id: str, name: str) -> RunFacts:
+        """A run with its RunSpec, events and artifacts; one statement. Raises NotFound."""
+        rows = await self._rows(_RUN_FACTS, {"run_id": run_id})
+        if not rows:
+            raise unknown(Run, name)
+        row = rows[0]
+        return RunFacts(
+            run=stored(row, Run),
+            spec=document.load(row.run_spec, RunSpec),
+            events=tuple(document.load(each, RunEvent) for each in row.events),
+            artifacts=tuple(document.load(each, Artifact) for each in row.artifacts),
+        )
+
+    async def documents(self, kind: type, column: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """Stored bytes of the records whose unique text column has one of these values."""
+        rows = await self._rows(_documents(TABLES[kind], column), {"keys": list(keys)})
+        return {row.key: row.document for row in rows}
+
+    async def run_states(self, run_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """For each run with an event: its state after the last one, and the digest of its plan; one statement."""
+        rows = await self._rows(_RUN_STATES, {"run_ids": list(run_ids)})
+        return {row.run_id: (row.state, row.plan_digest) for row in rows}
+
+    async def metrics_at(self, run_id: str, points: Sequence[tuple[str, int, str, int]]) -> list[Metric]:
+        """The points of a run at (step, attempt, name, index); one statement."""
+        values = {
+            "run_id": run_id,
+            "steps": [point[0] for point in points],
+            "attempts": [point[1] for point in points],
+            "names": [point[2] for point in points],
+            "indexes": [point[3] for point in points],
+        }
+        return [document.load(row.document, Metric) for row in await self._rows(_METRICS_AT, values)]
+
+    async def audit_entry(self, entry_id: str) -> tuple[bytes, bytes] | None:
+        """Stored bytes and leaf hash of an audit entry, or None."""
+        rows = await self._rows(_AUDIT_ENTRY, {"entry_id": entry_id})
+        return (rows[0].document, rows[0].leaf_hash) if rows else None
+
+    async def audit_entries(
+        self, after: tuple[str, str] | None, limit: int, resource: str
+    ) -> list[tuple[AuditEntry, bytes, bytes]]:
+        """Entries with bytes and leaf hash in the order of time and id, after a place; of one resource if given."""
+        time, entry_id = after or ("", "")
+        values = {"time": time, "entry_id": entry_id, "limit": limit, "resource": resource}
+        rows = await self._rows(_AUDIT_ENTRIES_OF if resource else _AUDIT_ENTRIES, values)
+        return [(document.load(row.document, AuditEntry), row.document, row.leaf_hash) for row in rows]
+
+    async def edges(self, nodes: Sequence[str], *, upstream: bool, limit: int) -> list[LineageEdge]:
+        """Edges that leave these nodes upstream or downstream, as a set; one statement for all nodes."""
+        rows = await self._rows(_EDGES_UP if upstream else _EDGES_DOWN, {"nodes": list(nodes), "limit": limit})
+        return [document.load(row.document, LineageEdge) for row in rows]
+
+    async def _rows(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
+        return (await self._connection.execute(statement, {"project_id": self.project_id, **values})).all()
+
+
+def table_of(kind: type) -> str:
+    """The table that keeps values of a kind."""
+    return TABLES[kind]
+
+
+def unknown(kind: type, name: str) -> NotFound:
+    """What a caller is told of a record that is not there."""
+    return NotFound(REASONS[kind], f"the project has no {name.partition('/')[2]}", kind=kind.__name__, name=name)
+
+
+def stored(row: Any, kind: type[Value]) -> Stored[Value]:
+    """The record of a row of `_SELECT`."""
+    return Stored(document.load(row.document, kind), row.digest, row.entry_id, row.principal, row.time)
+
+
+_SELECT = (
+    "SELECT r.document, r.digest, r.entry_id, e.principal, e.time FROM animus.{table} r"
+    " JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id"
+    " WHERE r.project_id = :project_id"
+)
+
+
+@cache
+def _select(table: str, key: tuple[str, ...]) -> TextClause:
+    return text(_SELECT.format(table=table) + "".join(f" AND r.{column} = :{column}" for column in key))
+
+
+@cache
+def _page(table: str, order: tuple[str, ...], where: tuple[str, ...], after: bool) -> TextClause:
+    backwards = order[0].startswith("-")
+    columns = [column.lstrip("-") for column in order]
+    sql = _SELECT.format(table=table) + "".join(f" AND r.{column} = :{column}" for column in where)
+    if after:
+        place = ", ".join(f":after_{index}" for index in range(len(columns)))
+        sql += f" AND ({', '.join(f'r.{c}' for c in columns)}) {'<' if backwards else '>'} ({place})"
+    sql += " ORDER BY " + ", ".join(f"r.{c}{' DESC' if backwards else ''}" for c in columns) + " LIMIT :limit"
+    return text(sql)
+
+
+@cache
+def _documents(table: str, column: str) -> TextClause:
+    return text(
+        f"SELECT {column} AS key, document FROM animus.{table}"
+        f" WHERE project_id = :project_id AND {column} = ANY(CAST(:keys AS text[]))"
+    )
+
+
+_RUN_SPEC_FACTS = text(
+    """
+    SELECT
+      (SELECT document FROM animus.pipeline_spec WHERE project_id = :project_id AND digest = :pipeline) AS pipeline,
+      EXISTS (SELECT FROM animus.environment_lock WHERE project_id = :project_id AND digest = :environment)
+        AS environment_known,
+      EXISTS (SELECT FROM animus.run_spec WHERE project_id = :project_id AND digest = :digest) AS run_spec_known,
+      ARRAY(SELECT run_id FROM animus.run WHERE project_id = :project_id AND run_spec_digest = :digest
+            ORDER BY create_time DESC, run_id DESC LIMIT 10) AS equal_runs,
+      coalesce(array_agg(v.dataset_id), '{}') AS datasets,
+      coalesce(array_agg(v.content_digest), '{}') AS contents
+    FROM animus.dataset_version v
+    JOIN unnest(CAST(:datasets AS text[]), CAST(:contents AS text[])) AS b (dataset_id, content_digest)
+      USING (dataset_id, content_digest)
+    WHERE v.project_id = :project_id
+    """
+)
+
+_EQUAL_RUNS = text(
+    "SELECT run_id FROM animus.run WHERE project_id = :project_id AND run_spec_digest = :digest"
+    " ORDER BY create_time DESC, run_id DESC LIMIT 10"
+)
+
+_LOCK_RUN = text("SELECT pg_advisory_xact_lock(hashtextextended(:project_id || '/' || :run_id, 0))")
+
+_RUN_FACTS = text(
+    """
+    SELECT r.document, r.digest, r.entry_id, e.principal, e.time, s.document AS run_spec,
+      ARRAY(SELECT v.document FROM animus.run_event v
+            WHERE v.project_id = :project_id AND v.run_id = :run_id ORDER BY v.sequence) AS events,
+      ARRAY(SELECT a.document FROM animus.artifact a
+            WHERE a.project_id = :project_id AND a.run_id = :run_id) AS artifacts
+    FROM animus.run r
+    JOIN animus.run_spec s ON s.project_id = r.project_id AND s.digest = r.run_spec_digest
+    JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id
+    WHERE r.project_id = :project_id AND r.run_id = :run_id
+    """
+)
+
+_RUN_STATES = text(
+    """
+    SELECT w.run_id, last.state, coalesce(planned.plan_digest, '') AS plan_digest
+    FROM unnest(CAST(:run_ids AS text[])) AS w (run_id)
+    CROSS JOIN LATERAL (
+      SELECT state FROM animus.run_event
+      WHERE project_id = :project_id AND run_id = w.run_id ORDER BY sequence DESC LIMIT 1
+    ) AS last
+    LEFT JOIN LATERAL (
+      SELECT animus.field(document, 'planDigest') AS plan_digest FROM animus.run_event
+      WHERE project_id = :project_id AND run_id = w.run_id AND sequence = 1
+    ) AS planned ON true
+    """
+)
+
+_METRICS_AT = text(
+    """
+    SELECT m.document FROM animus.metric m
+    JOIN unnest(CAST(:steps AS text[]), CAST(:attempts AS integer[]),
+                CAST(:names AS text[]), CAST(:indexes AS bigint[])) AS p (step, attempt, name, index)
+      USING (step, attempt, name, index)
+    WHERE m.project_id = :project_id AND m.run_id = :run_id
+    """
+)
+
+_AUDIT_ENTRY = text(
+    "SELECT document, leaf_hash FROM animus.audit_entry WHERE project_id = :project_id AND entry_id = :entry_id"
+)
+_AUDIT_PAGE = (
+    "SELECT document, leaf_hash FROM animus.audit_entry WHERE project_id = :project_id{where}"
+    " AND (time, entry_id) > (:time, :entry_id) ORDER BY time, entry_id LIMIT :limit"
+)
+_AUDIT_ENTRIES = text(_AUDIT_PAGE.format(where=""))
+_AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND resource = :resource"))
+
+_EDGES = (
+    "SELECT DISTINCT ON (subject, relation, object) document FROM animus.lineage_edge"
+    " WHERE project_id = :project_id AND {end} = ANY(CAST(:nodes AS text[]))"
+    " ORDER BY subject, relation, object LIMIT :limit"
+)
+_EDGES_UP = text(_EDGES.format(end="subject"))
+_EDGES_DOWN = text(_EDGES.format(end="object"))

@@ -1,0 +1,336 @@
+"""The one way to write. Only this module commits.
+
+`change(call, decide)` opens a transaction, answers a request_id that was seen before without deciding again, lets
+`decide` read through a view that has no write method, and appends what it returns: the records, the audit entry, the
+queue row and the remembered reply, in one statement. So a change without its audit entry cannot be written, and a
+retry cannot double it.
+
+Isolation is READ COMMITTED, and needs no more: a decision rests on rows that never change, on the absence of a row
+whose unique key refuses a second one, or on a run's events, which are read under the run's lock. When a key refuses,
+the transaction is rolled back and `decide` runs again, so it must be repeatable: time and ids come from the view.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from animus.codec import sha256
+from animus.domain import document
+from animus.domain.access import Principal
+from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal
+from animus.domain.document import differing_paths, parse_json
+from animus.domain.errors import Conflict, Denied, DomainError, NotFound, Refused, Unavailable
+from animus.domain.names import project_name
+from animus.domain.project import Project
+from animus.store.records import Records, Stored, stored, table_of
+
+TRIES = 8
+COLLIDED = frozenset({"23505", "40001", "40P01"})  # another writer was first: decide again
+UNREACHABLE = ("08", "53", "57P")  # connection lost, resources exhausted, shutting down
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who asks for what: everything of a request that an audit entry and a retry need."""
+
+    method: str  # such as animus.v1.RunService/CreateRun
+    project_id: str
+    principal: Principal
+    request_id: str
+    validate_only: bool
+    request: bytes  # JSON of the request without request_id and validate_only
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a decision comes to. Without records it leaves things as they are, and is audited all the same."""
+
+    action: str  # such as run.create
+    resource: str  # full name
+    records: tuple[object, ...]
+    refusals: tuple[AuditRefusal, ...]
+    reply: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The bytes to send, and whether they are those of an earlier call."""
+
+    reply: bytes
+    replayed: bool
+
+
+class View(Records):
+    """What a decision may see: the transaction's time, new ids, and the records of one project. It cannot write."""
+
+    def __init__(
+        self, connection: AsyncConnection, project_id: str, project_known: bool, time: str, new_id: Callable[[], str]
+    ) -> None:
+        super().__init__(connection, project_id)
+        self.project_known = project_known
+        self.time = time  # the database's, of this transaction
+        self.new_id = new_id  # 128 random bits as 32 hexadecimal digits
+        self.entry_id = new_id()  # of the audit entry that a change will have
+
+
+Decide = Callable[[View], Awaitable[Change]]
+
+
+class UnitOfWork:
+    """Runs decisions and reads in transactions of the service role."""
+
+    def __init__(self, engine: AsyncEngine, new_id: Callable[[], str]) -> None:
+        self._engine = engine
+        self._new_id = new_id
+
+    async def change(self, call: Call, decide: Decide, *, creates_project: bool = False) -> Answer:
+        """Decides and writes, once for each (project, method, request_id), and answers.
+
+        Raises what `decide` raises; Conflict REQUEST_ID_REUSED for another body under the same request_id; NotFound
+        for an unknown project; Unavailable when the database does not answer or writers keep colliding. A Conflict or
+        Refused is audited. With `validate_only`, everything runs and nothing is kept.
+        """
+        try:
+            return await self._retried(lambda: self._change(call, decide, creates_project))
+        except (Conflict, Refused) as error:
+            if not call.validate_only:
+                await self.record_refusal(call, error)
+            raise
+
+    async def read(self, project_id: str, query: Callable[[View], Awaitable[Result]]) -> Result:
+        """Runs a query in the scope of a project. Raises NotFound when there is no such project."""
+        async with _translated(), self._engine.connect() as connection, connection.begin():
+            view, _ = await self._open(connection, project_id, "", "")
+            if not view.project_known:
+                raise project_unknown(project_id)
+            return await query(view)
+
+    async def project_exists(self, project_id: str) -> bool:
+        """Whether there is a project of this id."""
+        async with _translated(), self._engine.connect() as connection, connection.begin():
+            view, _ = await self._open(connection, project_id, "", "")
+            return view.project_known
+
+    async def page_projects(self, after: str, limit: int) -> list[Stored[Project]]:
+        """At most `limit` projects of the instance by id, after one; for instance roles."""
+        async with _translated(), self._engine.connect() as connection, connection.begin():
+            await connection.execute(_EVERY_PROJECT)
+            rows = await connection.execute(_PAGE_PROJECTS, {"after": after, "limit": limit})
+            return [stored(row, Project) for row in rows]
+
+    async def find_token(self, token_digest: str) -> tuple[str, bytes] | None:
+        """The project and registration of a token that has not expired; one round trip."""
+        async with _translated(), self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            row = (await connection.execute(_FIND_TOKEN, {"digest": token_digest})).one()
+            return (row.token_project, row.token_document) if row.token_valid else None
+
+    async def ready(self) -> bool:
+        """Whether the database answers."""
+        try:
+            async with _translated(), self._engine.connect() as connection:
+                await connection.execute(_PING)
+        except Unavailable:
+            return False
+        return True
+
+    async def record_refusal(self, call: Call, error: DomainError) -> None:
+        """Audits a call that was refused or denied, in a transaction of its own."""
+
+        async def write() -> None:
+            async with _translated(), self._engine.connect() as connection, connection.begin():
+                view, _ = await self._open(connection, call.project_id, "", "")
+                outcome = AuditOutcome.DENIED if isinstance(error, Denied) else AuditOutcome.REFUSED
+                entry = _entry(call, view, outcome, reason=error.reason)
+                values = {"project_id": call.project_id, "entry_id": entry.entry_id, "entry": document.dump(entry)}
+                await connection.execute(_append_statement((), answered=False), values)
+
+        await self._retried(write)
+
+    async def _change(self, call: Call, decide: Decide, creates_project: bool) -> Answer:
+        async with _translated(), self._engine.connect() as connection, connection.begin() as transaction:
+            view, opened = await self._open(connection, call.project_id, call.method, call.request_id)
+            if not view.project_known and not creates_project:
+                raise project_unknown(call.project_id)
+            if opened.first_reply is not None:
+                if opened.first_request != call.request:
+                    raise _reused(opened.first_request, call.request)
+                return Answer(opened.first_reply, replayed=True)
+            change = await decide(view)
+            reply = change.reply.SerializeToString(deterministic=True)
+            if call.validate_only:
+                await transaction.rollback()
+            else:
+                await self._append(connection, call, view, change, reply)
+        return Answer(reply, replayed=False)
+
+    async def _append(self, connection: AsyncConnection, call: Call, view: View, change: Change, reply: bytes) -> None:
+        """Everything that a change leaves behind, in one statement."""
+        documents: dict[str, list[bytes]] = {}
+        written = []
+        for record in change.records:
+            data = document.dump(record)
+            table = table_of(type(record))
+            documents.setdefault(table, []).append(data)
+            written.append(AuditRecord(table, document.digest(data)))
+        outcome = (
+            AuditOutcome.ACCEPTED if written else AuditOutcome.REFUSED if change.refusals else AuditOutcome.UNCHANGED
+        )
+        entry = _entry(
+            call,
+            view,
+            outcome,
+            action=change.action,
+            resource=change.resource,
+            reason=change.refusals[0].reason if outcome is AuditOutcome.REFUSED else "",
+            records=tuple(written),
+            refusals=change.refusals,
+            reply_digest=sha256(reply),
+        )
+        values: dict[str, Any] = {f"documents_{table}": items for table, items in documents.items()}
+        values |= {
+            "project_id": call.project_id,
+            "entry_id": entry.entry_id,
+            "entry": document.dump(entry),
+            "method": call.method,
+            "request_id": call.request_id,
+            "request": call.request,
+            "reply": reply,
+        }
+        await connection.execute(_append_statement(tuple(documents), answered=True), values)
+
+    async def _open(
+        self, connection: AsyncConnection, project_id: str, method: str, request_id: str
+    ) -> tuple[View, Any]:
+        values = {"project_id": project_id, "method": method, "request_id": request_id}
+        opened = (await connection.execute(_OPEN_CALL, values)).one()
+        return View(connection, project_id, opened.project_known, opened.call_time, self._new_id), opened
+
+    async def _retried(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        for attempt in range(TRIES):
+            try:
+                return await work()
+            except DBAPIError as error:
+                if sqlstate(error) not in COLLIDED:
+                    raise
+            # Apart from each other, writers that collided once do not collide again; the wait is not a decision.
+            await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311
+        raise Unavailable("CONTENTION", "too many writers met at one resource: repeat the call with its request_id")
+
+
+_OPEN_CALL = text("SELECT * FROM animus.open_call(:project_id, :method, :request_id)")
+_EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
+_PAGE_PROJECTS = text(
+    "SELECT r.document, r.digest, r.entry_id, e.principal, e.time FROM animus.project r"
+    " JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id"
+    " WHERE r.project_id > :after ORDER BY r.project_id LIMIT :limit"
+)
+_FIND_TOKEN = text("SELECT * FROM animus.find_token(:digest)")
+_PING = text("SELECT 1")
+
+
+@cache
+def _append_statement(tables: tuple[str, ...], *, answered: bool) -> TextClause:
+    """Inserts entry and queue row, the reply if the call is answered, and rows by table. Built once for each shape."""
+    parts = [
+        "entry AS (INSERT INTO animus.audit_entry (project_id, document) VALUES (:project_id, :entry))",
+        "queue AS (INSERT INTO animus.audit_queue (project_id, entry_id) VALUES (:project_id, :entry_id))",
+    ]
+    if answered:
+        parts.append(
+            "answer AS (INSERT INTO animus.idempotency (project_id, method, request_id, request, reply, entry_id)"
+            " VALUES (:project_id, :method, :request_id, :request, :reply, :entry_id))"
+        )
+    parts += [
+        f"{table}_rows AS (INSERT INTO animus.{table} (project_id, entry_id, document)"
+        f" SELECT :project_id, :entry_id, unnest(CAST(:documents_{table} AS bytea[])))"
+        for table in tables
+    ]
+    return text(f"WITH {', '.join(parts)} SELECT 1")
+
+
+def _entry(
+    call: Call,
+    view: View,
+    outcome: AuditOutcome,
+    *,
+    action: str = "",
+    resource: str = "",
+    reason: str = "",
+    records: tuple[AuditRecord, ...] = (),
+    refusals: tuple[AuditRefusal, ...] = (),
+    reply_digest: str = "",
+) -> AuditEntry:
+    return AuditEntry(
+        project_id=call.project_id,
+        entry_id=view.entry_id,
+        principal=call.principal.name,
+        action=action,
+        resource=resource,
+        method=call.method,
+        request_id=call.request_id,
+        request_digest=sha256(call.request),
+        time=view.time,
+        outcome=outcome,
+        reason=reason,
+        records=records,
+        refusals=refusals,
+        reply_digest=reply_digest,
+    )
+
+
+def project_unknown(project_id: str) -> NotFound:
+    """What a caller is told of a project that is not there or not its own."""
+    return NotFound(
+        "PROJECT_UNKNOWN", "no project of this id is visible to you", kind="Project", name=project_name(project_id)
+    )
+
+
+def _reused(first: bytes, this: bytes) -> Conflict:
+    paths = [path or "." for path, _, _ in differing_paths(parse_json(first), parse_json(this))]
+    return Conflict(
+        "REQUEST_ID_REUSED",
+        "this request_id was used for another request: repeat the first body, or take a new request_id",
+        first_digest=sha256(first),
+        this_digest=sha256(this),
+        paths=", ".join(paths[:20]),
+    )
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The SQLSTATE of a driver error; empty where it has none."""
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Says in the terms of the domain that the database cannot be had; other driver errors pass."""
+    try:
+        yield
+    except PoolTimeout:
+        raise Unavailable("BUSY", "all database connections are busy: repeat the call later") from None
+    except OSError as error:
+        raise _unreachable() from error
+    except DBAPIError as error:
+        state = sqlstate(error)
+        if error.connection_invalidated or state.startswith(UNREACHABLE):
+            raise _unreachable() from error
+        if state == "57014":
+            raise Unavailable("DEADLINE", "the database took longer than it may: repeat the call later") from error
+        raise
+
+
+def _unreachable() -> Unavailable:
+    return Unavailable("DATABASE_UNAVAILABLE", "the database does not answer: repeat the call with the same request_id")

@@ -1,0 +1,163 @@
+"""The guard: what it refuses to serve from, by name, and that it lets a sound database pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Database
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from animus.store.embedded import EmbeddedPostgres
+from animus.store.guard import UnsafeDatabase, refuse_unsafe, unsafe_settings
+from animus.store.migrate import head, migrate
+
+AS_SERVICE = "SET LOCAL SESSION AUTHORIZATION animus_service"
+NOT_FORCED = "row security is not forced on the table run"
+NOT_KEPT = "no enabled trigger keeps the rows of the table run"
+SOUND = {"server_version_num": "150000", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "local"}
+
+
+async def reasons(url: str, *statements: str, exempt: tuple[str, ...] = ()) -> list[str]:
+    """What the guard says after these statements, which are rolled back."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            for statement in statements:
+                await connection.execute(text(statement))
+            await refuse_unsafe(connection, exempt)
+    except UnsafeDatabase as unsafe:
+        return unsafe.reasons
+    finally:
+        await engine.dispose()
+    return []
+
+
+async def test_a_sound_database_passes(database: Database) -> None:
+    """The embedded server's service role on this release's schema is served from."""
+    assert await reasons(database.service_url) == []
+    assert await reasons(database.admin_url, AS_SERVICE) == [], "and so it is as the tests below ask"
+
+
+async def test_each_wrong_role_is_refused_with_what_it_is(database: Database) -> None:
+    """The superuser and the owner are not to be served as; every reason is named."""
+    admin = await reasons(database.admin_url)
+    assert "the role postgres is a superuser" in admin
+    assert "the role postgres bypasses row security" in admin
+    owner = await reasons(database.owner_url)
+    assert owner[:2] == ["the role animus_owner owns the database", "the role animus_owner owns the schema animus"]
+    assert owner[2].startswith("the role animus_owner owns tables of the schema animus (")
+    assert "run" in owner[2]
+    assert len(owner) == 3
+
+
+@pytest.mark.parametrize(
+    ("defect", "expected"),
+    [
+        ("ALTER ROLE animus_service SUPERUSER", ["the role animus_service is a superuser"]),
+        ("ALTER ROLE animus_service BYPASSRLS", ["the role animus_service bypasses row security"]),
+        ("ALTER ROLE animus_service CREATEROLE", ["the role animus_service may create roles"]),
+        ("ALTER SCHEMA animus OWNER TO animus_service", ["the role animus_service owns the schema animus"]),
+        (
+            "ALTER TABLE animus.run OWNER TO animus_service",
+            ["the role animus_service owns tables of the schema animus (run)"],
+        ),
+        ("ALTER TABLE animus.run NO FORCE ROW LEVEL SECURITY", [NOT_FORCED]),
+        ("ALTER TABLE animus.run DISABLE ROW LEVEL SECURITY", [NOT_FORCED]),
+        ("DROP TRIGGER immutable_row ON animus.run", [NOT_KEPT]),
+        ("DROP TRIGGER immutable_table ON animus.run", [NOT_KEPT]),
+        ("ALTER TABLE animus.run DISABLE TRIGGER immutable_row", [NOT_KEPT]),
+        ("ALTER TABLE animus.run ENABLE TRIGGER immutable_row", [NOT_KEPT]),
+        ("ALTER TABLE animus.run ENABLE REPLICA TRIGGER immutable_row", [NOT_KEPT]),
+        ("ALTER TRIGGER immutable_row ON animus.run RENAME TO mutable_row", [NOT_KEPT]),
+        ("SET LOCAL synchronous_commit = off", ["synchronous_commit is off"]),
+        (
+            "UPDATE animus.alembic_version SET version_num = 'older'",
+            [f"the schema is at revision older and this release needs {head()}: run animus migrate"],
+        ),
+        (
+            "DROP TABLE animus.alembic_version",
+            [f"the schema is at revision none and this release needs {head()}: run animus migrate"],
+        ),
+        (
+            "REVOKE SELECT ON animus.alembic_version FROM animus_service",
+            ["the role may not read animus.alembic_version: run animus migrate with this release"],
+        ),
+        (
+            "CREATE TABLE animus.unguarded ()",
+            [
+                "row security is not forced on the table unguarded",
+                "no enabled trigger keeps the rows of the table unguarded",
+            ],
+        ),
+    ],
+)
+async def test_a_planted_defect_is_named_and_nothing_else_is(
+    defect: str, expected: list[str], database: Database
+) -> None:
+    """Each defect of the role or the schema gives exactly its own reasons."""
+    assert await reasons(database.admin_url, defect, AS_SERVICE) == expected
+
+
+async def test_an_owner_of_the_database_is_refused(database: Database) -> None:
+    """Whoever owns the database may grant itself the rest."""
+    name = database.service_url.split("@/")[1].split("?")[0]
+    found = await reasons(database.admin_url, f"ALTER DATABASE {name} OWNER TO animus_service", AS_SERVICE)
+    assert found == ["the role animus_service owns the database"]
+
+
+async def test_a_member_of_a_wrong_role_is_refused(database: Database) -> None:
+    """A power that the role can take on counts as held, also through another role, or by resetting the role."""
+    found = await reasons(database.admin_url, "GRANT animus_owner TO animus_service", AS_SERVICE)
+    assert found[0] == "the service is a member of animus_owner, which owns the database"
+    chain = ("CREATE ROLE middle", "GRANT postgres TO middle", "GRANT middle TO animus_service")
+    found = await reasons(database.admin_url, *chain, AS_SERVICE)
+    assert "the service is a member of postgres, which is a superuser" in found
+    found = await reasons(database.admin_url, "SET LOCAL ROLE animus_service")
+    assert "the role postgres is a superuser" in found
+
+
+async def test_an_exempt_table_needs_no_trigger_and_still_row_security(database: Database) -> None:
+    """The exemption is of the trigger alone, and of the named table alone."""
+    defects = ["DROP TRIGGER immutable_row ON animus.run", "DROP TRIGGER immutable_row ON animus.artifact"]
+    kept = "no enabled trigger keeps the rows of the table "
+    assert await reasons(database.admin_url, *defects, AS_SERVICE) == [kept + "artifact", kept + "run"]
+    assert await reasons(database.admin_url, *defects, AS_SERVICE, exempt=("run",)) == [kept + "artifact"]
+    defects.append("ALTER TABLE animus.run NO FORCE ROW LEVEL SECURITY")
+    assert NOT_FORCED in await reasons(database.admin_url, *defects, AS_SERVICE, exempt=("run", "artifact"))
+
+
+async def test_a_server_that_would_lose_commits_is_refused(directory: Path) -> None:
+    """fsync=off and full_page_writes=off are named, each."""
+    server = EmbeddedPostgres.start(directory / "data", settings={"fsync": "off", "full_page_writes": "off"})
+    try:
+        await migrate(server.owner_url)
+        assert await reasons(server.service_url) == ["fsync is off", "full_page_writes is off"]
+    finally:
+        server.stop()
+
+
+def test_the_refusal_is_one_line_with_every_reason() -> None:
+    """What `animus serve` prints is the text of the error."""
+    assert str(UnsafeDatabase(["fsync is off", "full_page_writes is off"])) == "fsync is off; full_page_writes is off"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("server_version_num", "150000", []),
+        ("server_version_num", "140019", ["this is PostgreSQL 14 and 15 is the oldest that will do"]),
+        ("fsync", "off", ["fsync is off"]),
+        ("full_page_writes", "off", ["full_page_writes is off"]),
+        ("synchronous_commit", "off", ["synchronous_commit is off"]),
+        ("synchronous_commit", "local", []),
+        ("synchronous_commit", "on", []),
+        ("synchronous_commit", "remote_write", []),
+        ("synchronous_commit", "remote_apply", []),
+    ],
+)
+def test_settings_are_judged_one_by_one(setting: str, value: str, expected: list[str]) -> None:
+    """A version before 15, and any setting that may lose a commit, is a reason."""
+    assert unsafe_settings({**SOUND, setting: value}) == expected

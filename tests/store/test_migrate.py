@@ -1,0 +1,173 @@
+"""Migrations: forward, one transaction each, by one process at a time, found however Animus is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import asyncpg
+import pytest
+from conftest import Database
+from sqlalchemy.exc import DBAPIError
+
+from animus.store.migrate import current, head, locate, migrate
+
+REVISION = """
+from alembic import op
+revision, down_revision = {revision!r}, {down!r}
+def upgrade():
+    for statement in {statements!r}:
+        op.execute(statement)
+"""
+
+
+@pytest.fixture
+def revisions(directory: Path) -> Path:
+    """A directory of revisions of the test's own, with the real env.py."""
+    (directory / "versions").mkdir()
+    (directory / "env.py").write_text((locate() / "env.py").read_text())
+    return directory
+
+
+def add(revisions: Path, revision: str, down: str | None, *statements: str) -> None:
+    text = REVISION.format(revision=revision, down=down, statements=statements)
+    (revisions / "versions" / f"{revision}.py").write_text(text)
+
+
+async def rows(database: Database, query: str) -> list[object]:
+    connection = await asyncpg.connect(database.admin_url.replace("+asyncpg", ""))
+    try:
+        return [row[0] for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
+async def test_revisions_are_applied_in_order_and_once(empty_database: Database, revisions: Path) -> None:
+    """migrate() returns what it applied, and the second time nothing; current() follows."""
+    add(revisions, "0001", None, "CREATE TABLE animus.a ()")
+    add(revisions, "0002", "0001", "CREATE TABLE animus.b ()", "CREATE TABLE animus.c ()")
+    url = empty_database.owner_url
+    assert head(revisions) == "0002"
+    assert await current(url) is None
+    assert await migrate(url, "0001", directory=revisions) == ["0001"]
+    assert await current(url) == "0001"
+    assert await migrate(url, directory=revisions) == ["0002"]
+    assert await migrate(url, directory=revisions) == []
+    assert await current(url) == "0002"
+    tables = await rows(empty_database, "SELECT tablename FROM pg_tables WHERE schemaname = 'animus' ORDER BY 1")
+    assert tables == ["a", "alembic_version", "b", "c"]
+    assert await rows(empty_database, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'animus'") == [
+        "animus_owner"
+    ]
+
+
+async def test_a_revision_that_fails_leaves_nothing_and_the_ones_before_it_stay(
+    empty_database: Database, revisions: Path
+) -> None:
+    """Each revision is one transaction: the failing one is undone whole, and goes on from there when it is mended."""
+    add(revisions, "0001", None, "CREATE TABLE animus.a ()")
+    add(revisions, "0002", "0001", "CREATE TABLE animus.b ()", "CREATE TABLE nowhere.c ()")
+    url = empty_database.owner_url
+    with pytest.raises(DBAPIError, match="nowhere"):
+        await migrate(url, directory=revisions)
+    assert await current(url) == "0001"
+    assert await rows(empty_database, "SELECT to_regclass('animus.b')") == [None]
+    add(revisions, "0002", "0001", "CREATE TABLE animus.b ()")
+    assert await migrate(url, directory=revisions) == ["0002"]
+
+
+async def test_of_processes_that_migrate_at_once_exactly_one_applies(empty_database: Database, revisions: Path) -> None:
+    """Two processes start together: one applies both revisions, the other waits and finds nothing to do."""
+    add(revisions, "0001", None, "CREATE TABLE animus.a ()", "SELECT pg_sleep(0.3)")
+    add(revisions, "0002", "0001", "CREATE TABLE animus.b ()", "SELECT pg_sleep(0.3)")
+    program = (
+        "import asyncio, sys; from pathlib import Path; from animus.store.migrate import migrate\n"
+        "sys.stdin.readline(); print(asyncio.run(migrate(sys.argv[1], directory=Path(sys.argv[2]))))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, empty_database.owner_url, str(revisions)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+        )
+        for _ in range(2)
+    ]
+    answers = [(await done)[0].decode().strip() for done in [p.communicate(b"go\n") for p in processes]]
+    assert sorted(answers) == ["['0001', '0002']", "[]"]
+
+
+async def test_a_killed_migration_lets_the_next_one_go_on(empty_database: Database, revisions: Path) -> None:
+    """Killed -9 inside the second revision, the first stays, the second is undone, and the lock is free."""
+    add(revisions, "0001", None, "CREATE TABLE animus.a ()")
+    add(revisions, "0002", "0001", "CREATE TABLE animus.b ()", "SELECT pg_sleep(1000)")
+    program = (
+        "import asyncio, sys; from pathlib import Path; from animus.store.migrate import migrate\n"
+        "asyncio.run(migrate(sys.argv[1], directory=Path(sys.argv[2])))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, empty_database.owner_url, str(revisions)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    asleep = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(1000)%' AND wait_event = 'PgSleep'"
+    async with asyncio.timeout(20):
+        while not (pids := await rows(empty_database, asleep)):
+            assert process.returncode is None
+    process.kill()
+    await process.wait()
+    # The server notices a lost client when it next writes to it; an operator would not wait for that either.
+    await rows(empty_database, f"SELECT pg_terminate_backend({pids[0]})")
+    add(revisions, "0002", "0001", "CREATE TABLE animus.b ()")
+    assert await migrate(empty_database.owner_url, directory=revisions) == ["0002"]
+
+
+async def test_the_service_role_may_read_the_revision_and_not_change_it(database: Database) -> None:
+    """The server compares revisions at its start, as the service role."""
+    assert await current(database.service_url) == head()
+    connection = await asyncpg.connect(database.service_url.replace("+asyncpg", ""))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM animus.alembic_version")
+    finally:
+        await connection.close()
+
+
+async def test_a_cloned_database_is_at_head(database: Database) -> None:
+    """The database that each test gets has the whole schema of this release, and PUBLIC has no grant on it."""
+    assert await current(database.owner_url) == head()
+    assert await migrate(database.owner_url) == []
+    public = "SELECT count(*) FROM pg_database, aclexplode(datacl) WHERE datname = current_database() AND grantee = 0"
+    assert await rows(database, public) == [0]
+    temporary = "SELECT has_database_privilege('animus_service', current_database(), 'TEMP, CREATE')"
+    assert await rows(database, temporary) == [False]
+
+
+def test_the_revisions_are_found_in_the_checkout() -> None:
+    """In a source tree `migrations/` stands at its root."""
+    assert locate().name == "migrations"
+    assert (locate() / "env.py").is_file()
+
+
+def test_the_revisions_are_found_in_a_wheel(directory: Path) -> None:
+    """A wheel carries `migrations/` inside the package, and what is installed from it finds them there."""
+    root = Path(__file__).parents[2]
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    (wheel,) = directory.glob("*.whl")
+    installed = directory / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    program = "from animus.store.migrate import head, locate; print(locate(), head())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=directory,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(installed / "animus" / "migrations"), head()]
