@@ -304,7 +304,7 @@ class Story:
             say(f"    {step['step']:<10} {word(step['state'], 'STEP_STATE_')}, {step.get('attempts', 0)} attempts")
         attempts = self.stack.list(f"{path}/attempts", "stepAttempts")
         say(f"==> attempts: {len(attempts)}")
-        for each in attempts:
+        for each in sorted(attempts, key=lambda a: datetime.fromisoformat(a["startTime"])):
             seconds = datetime.fromisoformat(each["endTime"]) - datetime.fromisoformat(each["startTime"])
             state, kind = word(each["state"], "ATTEMPT_STATE_"), word(each.get("errorKind", ""), "ERROR_KIND_")
             failed = f" ({kind}): {each.get('message', '')}" if state == "failed" else ""

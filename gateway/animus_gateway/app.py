@@ -19,7 +19,7 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -69,14 +69,18 @@ def build_app(
     routes = compile_routes(contract_files() if files is None else files)
     description = json.dumps(describe(routes, contract_comments()), ensure_ascii=False).encode()
     calls = _Calls(Router(routes), target_channel, max_body_bytes, timeout_seconds)
-    health = health_pb2_grpc.HealthStub(target_channel)
+    check_health = target_channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
 
     async def alive(_request: Request) -> Response:
         return _json_response(b'{"status":"ok"}')
 
     async def readiness(_request: Request) -> Response:
         try:
-            reply = await health.Check(health_pb2.HealthCheckRequest(), timeout=_READY_SECONDS)
+            reply = await check_health(health_pb2.HealthCheckRequest(), timeout=_READY_SECONDS)
             serving = reply.status == health_pb2.HealthCheckResponse.SERVING
         except grpc.aio.AioRpcError:
             serving = False

@@ -383,8 +383,8 @@ class EmbeddedPostgres:
         self._log.info(f"created a PostgreSQL {_MAJOR} cluster in {self._pg}")
 
     def _run(self, program: str, arguments: list[str], text: str = "") -> None:
-        """Runs a program to its end as the account; the kernel kills it if this process dies."""
-        command = self._launch(signal.SIGKILL, [str(self._bin / program), *arguments])
+        """Runs a program to its end as the account; the kernel ends it if this process dies."""
+        command = self._launch(signal.SIGTERM, [str(self._bin / program), *arguments])
         try:
             done = subprocess.run(  # noqa: S603 - our own programs and arguments
                 command,

@@ -316,7 +316,7 @@ class Commit(_message.Message):
     REPOSITORY_FIELD_NUMBER: _builtins.int
     SHA_FIELD_NUMBER: _builtins.int
     repository: _builtins.str
-    """Where the repository is, 1 to 2,000 characters; opaque, compared byte by byte."""
+    """Where the repository is, 1 to 500 printable ASCII characters without space; opaque, compared byte by byte."""
     sha: _builtins.str
     """The full commit hash, 40 or 64 lower-case hexadecimal digits."""
     def __init__(

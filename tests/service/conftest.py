@@ -1,0 +1,182 @@
+"""A real server on a real database, in this process, and callers with a token for each role."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from conftest import Database
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from animus.config import Settings, load_settings
+from animus.server import Running, run_server
+from animus.v1 import access_pb2, project_pb2
+from animus.v1 import (
+    audit_pb2,
+    dataset_pb2,
+    environment_pb2,
+    lineage_pb2,
+    pipeline_pb2,
+    run_pb2,
+    runtime_pb2,
+)
+
+FILES = (
+    access_pb2,
+    audit_pb2,
+    dataset_pb2,
+    environment_pb2,
+    lineage_pb2,
+    pipeline_pb2,
+    project_pb2,
+    run_pb2,
+    runtime_pb2,
+)
+METHODS = {
+    method.name: method
+    for file in FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Exception):  # noqa: N818
+    """A status other than OK, with its details unpacked."""
+
+    code: str
+    message: str
+    reason: str
+    metadata: dict[str, str]
+    fields: dict[str, str]
+    raw: bytes
+
+
+@dataclass(slots=True)
+class Caller:
+    """Calls methods by name with a token."""
+
+    channel: grpc.aio.Channel
+    token: str
+    metadata: dict[str, str] = field(default_factory=dict)  # trailing metadata of the last call
+
+    async def __call__(self, name: str, request: Message, timeout: float | None = None) -> Any:
+        """The reply. Raises Failure."""
+        return await self.raw(name, request.SerializeToString(), timeout)
+
+    async def raw(self, name: str, data: bytes, timeout: float | None = None) -> Any:
+        """The reply to bytes. Raises Failure."""
+        method = METHODS[name]
+        call = self.channel.unary_unary(
+            f"/{method.containing_service.full_name}/{name}",
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )(data, metadata=(("authorization", f"Bearer {self.token}"),) if self.token else (), timeout=timeout)
+        try:
+            reply = await call
+        except grpc.aio.AioRpcError as error:
+            raise failure_of(error) from None
+        self.metadata = {str(key): str(value) for key, value in await call.trailing_metadata()}
+        return reply
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """The failure that a caller can branch on."""
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            status.ParseFromString(value)
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    return Failure(
+        error.code().name,
+        error.details() or "",
+        info.reason,
+        dict(info.metadata),
+        {v.field: v.description for v in bad.field_violations},
+        status.SerializeToString(deterministic=True),
+    )
+
+
+@dataclass(slots=True)
+class Server:
+    """A running server and ways to call it."""
+
+    running: Running
+    channel: grpc.aio.Channel
+    settings: Settings
+    admin: Caller
+
+    async def project(self, project_id: str) -> None:
+        """Creates a project."""
+        await self.admin(
+            "CreateProject",
+            project_pb2.CreateProjectRequest(
+                project_id=project_id,
+                request_id=f"create-{project_id}",
+                project=project_pb2.Project(project_id=project_id, display_name="", description=""),
+            ),
+        )
+
+    async def caller(self, project_id: str, role: str, days: float = 1) -> Caller:
+        """A caller with a new token of a role in a project."""
+        token = f"animus_{project_id}_{secrets.token_urlsafe(32)}"
+        message = access_pb2.Token(
+            token_digest="sha256:" + hashlib.sha256(token.encode()).hexdigest(),
+            principal=f"{role.replace('_', '-')}",
+            role=access_pb2.Role.Value(f"ROLE_{role.upper()}"),
+        )
+        message.expire_time.FromDatetime(datetime.now(UTC).replace(microsecond=0) + timedelta(days=days))
+        await self.admin(
+            "CreateToken",
+            access_pb2.CreateTokenRequest(project_id=project_id, request_id=secrets.token_hex(8), token=message),
+        )
+        return Caller(self.channel, token)
+
+
+def settings_for(database_url: str, data_dir: Path, **more: str) -> Settings:
+    """Settings of a server on free ports."""
+    return load_settings(
+        {
+            "ANIMUS_DATABASE_URL": database_url,
+            "ANIMUS_DATA_DIR": str(data_dir),
+            "ANIMUS_GRPC_PORT": "0",
+            "ANIMUS_GATEWAY_PORT": "0",
+            "ANIMUS_METRICS_PORT": "0",
+            "ANIMUS_DRAIN_SECONDS": "2",
+            **{f"ANIMUS_{key.upper()}": value for key, value in more.items()},
+        }
+    )
+
+
+@pytest.fixture
+async def server(database: Database, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of the test's own, with an empty project `p`."""
+    settings = settings_for(database.service_url, tmp_path)
+    async with run_server(settings) as running, open_channel(running.grpc) as channel:
+        admin = Caller(channel, (tmp_path / "admin.token").read_text().strip())
+        server = Server(running, channel, settings, admin)
+        await server.project("p")
+        yield server
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel that takes large replies."""
+    return grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", 64 << 20)])
+
+
+async def gathered(calls: list[Any]) -> list[Any]:
+    """Results of calls made at once; failures are results too."""
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+Fill = Callable[[Message], Message]

@@ -1,0 +1,170 @@
+"""Requests that succeed, for tests to vary: a pipeline of two steps, a dataset, an environment, a run."""
+
+import secrets
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from service.conftest import Caller, Server
+
+from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2, runtime_pb2
+
+ONE = "sha256:" + "1" * 64
+TWO = "sha256:" + "2" * 64
+TIME = "2026-01-02T03:04:05.678901Z"
+
+
+def step(name: str, *, inputs: dict[str, list[object]] | None = None, outputs: tuple[str, ...] = (), attempts: int = 2):
+    """A step of a pipeline as JSON."""
+    return {
+        "name": name,
+        "image": f"registry.test/{name}@sha256:{'a' * 64}",
+        "command": ["python"],
+        "args": [],
+        "inputs": {"datasets": [], "artifacts": [], **(inputs or {})},
+        "outputs": {"artifacts": [{"name": o, "type": "file", "mediaType": "text/plain"} for o in outputs]},
+        "env": [],
+        "resources": {"cpu": "1", "memory": "1Gi", "gpu": 0},
+        "retryPolicy": {
+            "maxAttempts": attempts,
+            "retryOn": ["ERROR_KIND_SYSTEM"],
+            "backoff": {"type": "BACKOFF_TYPE_FIXED", "initialSeconds": 1, "maxSeconds": 1, "multiplier": "1"},
+        },
+    }
+
+
+def two_steps() -> dict[str, object]:
+    """A pipeline in which `second` reads what `first` made of the dataset `data`."""
+    return pipeline(
+        step("first", inputs={"datasets": [{"name": "data", "datasetRef": "data"}]}, outputs=("table",)),
+        step("second", inputs={"artifacts": [{"name": "t", "fromStep": "first", "artifact": "table"}]}),
+    )
+
+
+def pipeline(*steps: object) -> dict[str, object]:
+    """A pipeline of these steps as JSON."""
+    return {
+        "apiVersion": "animus/v1",
+        "kind": "Pipeline",
+        "metadata": {"name": "demo", "description": "", "labels": []},
+        "spec": {"steps": list(steps), "dependencies": []},
+    }
+
+
+def dataset(project_id: str = "p", dataset_id: str = "data") -> dataset_pb2.CreateDatasetRequest:
+    """Creates the dataset."""
+    return dataset_pb2.CreateDatasetRequest(
+        project_id=project_id,
+        request_id=f"dataset-{dataset_id}",
+        dataset=dataset_pb2.Dataset(dataset_id=dataset_id, description=""),
+    )
+
+
+def version(project_id: str = "p", digest: str = ONE) -> dataset_pb2.RegisterDatasetVersionRequest:
+    """Registers a version of the dataset."""
+    return dataset_pb2.RegisterDatasetVersionRequest(
+        project_id=project_id,
+        request_id=f"version-{digest[-8:]}",
+        dataset_version=dataset_pb2.DatasetVersion(
+            dataset_id="data", content_digest=digest, size_bytes=1, media_type="text/csv", uri="file:///data.csv"
+        ),
+    )
+
+
+def environment(project_id: str = "p") -> environment_pb2.RegisterEnvironmentLockRequest:
+    """Registers an environment lock."""
+    return environment_pb2.RegisterEnvironmentLockRequest(
+        project_id=project_id,
+        request_id="environment",
+        environment_lock=environment_pb2.EnvironmentLock(
+            python_version="3.11.7", platform_os="linux", platform_architecture="x86_64", lock_file_digest=""
+        ),
+    )
+
+
+def register_pipeline(
+    tree: dict[str, object], project_id: str = "p", request_id: str = "pipeline"
+) -> pipeline_pb2.RegisterPipelineSpecRequest:
+    """Registers a pipeline."""
+    return pipeline_pb2.RegisterPipelineSpecRequest(
+        project_id=project_id,
+        request_id=request_id,
+        pipeline_spec=json_format.ParseDict(tree, pipeline_pb2.PipelineSpec()),
+    )
+
+
+async def prepare(call: Caller, project_id: str = "p", tree: dict[str, object] | None = None) -> run_pb2.RunSpec:
+    """Registers everything that a run binds, and returns its spec."""
+    await call("CreateDataset", dataset(project_id))
+    await call("RegisterDatasetVersion", version(project_id))
+    lock = await call("RegisterEnvironmentLock", environment(project_id))
+    spec = await call("RegisterPipelineSpec", register_pipeline(tree or two_steps(), project_id))
+    return run_pb2.RunSpec(
+        api_version="animus/v1",
+        kind="Run",
+        pipeline_spec_digest=spec.record.digest,
+        datasets=[run_pb2.DatasetBinding(dataset_ref="data", dataset_id="data", content_digest=ONE)],
+        commit=run_pb2.Commit(repository="https://git.test/demo", sha="c" * 40),
+        environment_lock_digest=lock.record.digest,
+        parameters=[run_pb2.Parameter(name="seed", type=run_pb2.PARAMETER_TYPE_INT, value="7")],
+    )
+
+
+def create_run(spec: run_pb2.RunSpec, request_id: str = "run", project_id: str = "p") -> run_pb2.CreateRunRequest:
+    """Creates a run."""
+    return run_pb2.CreateRunRequest(project_id=project_id, request_id=request_id, run_spec=spec)
+
+
+def plan_run(run_id: str, request_id: str = "plan", project_id: str = "p") -> run_pb2.PlanRunRequest:
+    """Plans a run."""
+    return run_pb2.PlanRunRequest(project_id=project_id, request_id=request_id, run_id=run_id)
+
+
+def event(
+    step: str, attempt: int, kind: str, *, event_id: str = "", error_kind: str = "UNSPECIFIED", message: str = ""
+) -> runtime_pb2.StepEvent:
+    """An event of an attempt."""
+    found = runtime_pb2.StepEvent(
+        event_id=event_id or f"{step}-{attempt}-{kind}",
+        step=step,
+        attempt=attempt,
+        type=runtime_pb2.StepEventType.Value(f"STEP_EVENT_TYPE_{kind}"),
+        error_kind=f"ERROR_KIND_{error_kind}",
+        message=message,
+    )
+    found.occur_time.FromJsonString(TIME)
+    return found
+
+
+def report(
+    run_id: str, *events: runtime_pb2.StepEvent, request_id: str = "", project_id: str = "p"
+) -> runtime_pb2.ReportStepEventsRequest:
+    """Reports events."""
+    return runtime_pb2.ReportStepEventsRequest(
+        project_id=project_id, request_id=request_id or secrets.token_hex(8), run_id=run_id, events=events
+    )
+
+
+def artifact(
+    run_id: str, step: str, name: str, *, attempt: int = 1, digest: str = TWO, request_id: str = ""
+) -> runtime_pb2.RegisterArtifactsRequest:
+    """Registers an output."""
+    return runtime_pb2.RegisterArtifactsRequest(
+        project_id="p",
+        request_id=request_id or secrets.token_hex(8),
+        run_id=run_id,
+        artifacts=[
+            runtime_pb2.ArtifactReport(step=step, attempt=attempt, name=name, digest=digest, size_bytes=3, uri="")
+        ],
+    )
+
+
+async def planned_run(server: Server) -> str:
+    """Prepares, creates and plans a run; returns its id."""
+    run = await server.admin("CreateRun", create_run(await prepare(server.admin)))
+    await server.admin("PlanRun", plan_run(run.run_id))
+    return run.run_id
+
+
+def same(left: Message, right: Message) -> bool:
+    """Whether two messages have the same bytes."""
+    return left.SerializeToString(deterministic=True) == right.SerializeToString(deterministic=True)
