@@ -84,7 +84,7 @@ wheel: .venv/installed ## build the wheel and the source distribution into dist/
 	@$(BIN)/hatchling build
 
 proto-baseline: .venv/installed ## take the contract as it is for the one that later changes must not break
-	@$(BIN)/buf build --output proto/baseline.binpb
+	@$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb
 
 # The environment is made anew, and only when the lock or the package's metadata are others than those it was made of.
 # The stamp is written last: what was interrupted is made again.

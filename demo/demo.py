@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to stop yet, and no traceback while the rest is imported
+
 try:
     from demo.stack import Stack, check_port, free_port, stop_left
     from demo.state import DemoError, choose_folder, make_folder, take_lock
@@ -64,6 +66,7 @@ def running_stack(folder: Path) -> Iterator[Stack]:
     check_port(port)
     (folder / "server.log").unlink(missing_ok=True)
     stack = Stack(folder, port)
+    say(f"    state in {folder}")
     say("==> starting demo stack")
     try:
         stack.start()
@@ -103,7 +106,6 @@ def main() -> int:
         folder = (options.state or choose_folder()).resolve()
         make_folder(folder)
         lock = take_lock(folder)
-        say(f"    state in {folder}")
         with running_stack(folder) as stack:
             Story(stack, folder).tell()
             say("==> demo complete")

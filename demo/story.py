@@ -216,8 +216,8 @@ class Story:
         path = self.folder / "run.json"
         body = {"runSpec": as_json(spec, run_pb2.RunSpec()), "labels": [{"key": "made-by", "value": "demo"}]}
         kept = json.loads(path.read_text()) if path.exists() else None
-        if kept is not None and kept["body"] != body:
-            self.give_up(kept)
+        if kept is not None and not self.may_go_on(kept, body):
+            path.unlink()
             kept = None
         if kept is None:
             kept = {"requestId": f"{REQUEST_PREFIX}run-{secrets.token_hex(16)}", "body": body}
@@ -239,17 +239,27 @@ class Story:
         if run.get("equalRuns"):
             say(f"    runs with an equal RunSpec before: {len(run['equalRuns'])}")
 
-    def give_up(self, kept: Tree) -> None:
-        """Cancels a run that a killed demo left, when code or environment are no longer those that it is bound to."""
+    def may_go_on(self, kept: Tree, body: Tree) -> bool:
+        """Whether a run that a killed demo left can be gone on with.
+
+        One that has failed meanwhile cannot; one that is bound to other code or packages than those at hand is
+        cancelled.
+        """
         run = self.change(f"/v1/projects/{PROJECT}/runs", kept["requestId"], kept["body"])
         self.run_id = run["runId"]
         path = f"/v1/projects/{PROJECT}/runs/{self.run_id}"
-        if word(self.stack.get(path)["state"], "RUN_STATE_") in ("created", "planned", "running"):
+        state = word(self.stack.get(path)["state"], "RUN_STATE_")
+        if state in ("failed", "canceled"):
+            say(f"    run {self.run_id} of a demo before has {state}: this one makes another")
+            return False
+        if kept["body"] == body:
+            return True
+        if state != "succeeded":
             say(f"    run {self.run_id} of a demo before is bound to other code or packages: cancelled")
             reason = "The checkout or its environment has changed."
             self.change(f"{path}:cancel", f"{REQUEST_PREFIX}cancel-{self.run_id}", {"reason": reason})
             self.execute()
-        (self.folder / "run.json").unlink()
+        return False
 
     def dry_run(self, spec: RunSpec) -> str:
         """Asks what would happen if training failed once for the machine's sake. Returns the plan's digest."""

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -47,7 +48,7 @@ _ALWAYS = (
 )
 _HEALTH_PATHS = ("/healthz", "/readyz")
 _READY_SECONDS = 2.0
-_LARGE_BYTES = 64 * 1024  # from here on, JSON is read and written beside the event loop
+_LARGE_BYTES = 64 * 1024  # from here on, JSON is read and written beside the event loop, one body at a time
 
 
 def build_app(
@@ -193,6 +194,8 @@ class _Calls:
         self._channel = channel
         self._max_body_bytes = max_body_bytes
         self._timeout_seconds = timeout_seconds
+        # One thread: however many large bodies arrive, small calls keep half of the interpreter.
+        self._json_worker = ThreadPoolExecutor(1, thread_name_prefix="animus-gateway-json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -201,9 +204,9 @@ class _Calls:
         metadata = _forwarded(request.headers)
         body = await self._body(request)
         if body:
-            check_content_type(request.headers.get("content-type"), request.headers.get("content-encoding"))
+            check_content_type(_one(request.headers, "content-type"), _one(request.headers, "content-encoding"))
         query: bytes = scope["query_string"]
-        message = await _beside_loop(
+        message = await self._beside_loop(
             len(body),
             lambda: decode_request(match, query.decode("latin-1"), body, _one(request.headers, "idempotency-key")),
         )
@@ -247,7 +250,7 @@ class _Calls:
         except grpc.aio.AioRpcError as error:
             raise _call_refusal(error) from None
         headers = _reply_headers(await call.trailing_metadata())
-        return _json_response(await _beside_loop(reply.ByteSize(), lambda: encode_reply(reply)), headers=headers)
+        return _json_response(await self._beside_loop(reply.ByteSize(), lambda: encode_reply(reply)), headers=headers)
 
     async def _stream(self, match: Match, message: Message, metadata: Metadata) -> Response:
         rpc = match.route.rpc
@@ -262,6 +265,12 @@ class _Calls:
             raise _call_refusal(error) from None
         return StreamingResponse(_lines(call, first), media_type="application/x-ndjson")
 
+    async def _beside_loop(self, size_bytes: int, work: Callable[[], _T]) -> _T:
+        """Runs work on this many bytes: in a thread where it would hold up the event loop's other calls."""
+        if size_bytes < _LARGE_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._json_worker, work)
+
 
 async def _lines(call: grpc.aio.UnaryStreamCall[Any, Any], first: Any) -> AsyncIterator[bytes]:
     """One JSON line for each message of a stream, and one for the error that it ends in."""
@@ -275,11 +284,6 @@ async def _lines(call: grpc.aio.UnaryStreamCall[Any, Any], first: Any) -> AsyncI
         yield line.encode() + b"\n"
     finally:
         call.cancel()  # does nothing to a call that has ended; the client may have gone before that
-
-
-async def _beside_loop(size_bytes: int, work: Callable[[], _T]) -> _T:
-    """Runs work on this many bytes: in a thread where it would hold up the event loop's other calls."""
-    return work() if size_bytes < _LARGE_BYTES else await asyncio.to_thread(work)
 
 
 def _method_path(rpc: MethodDescriptor) -> str:

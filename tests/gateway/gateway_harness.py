@@ -13,7 +13,7 @@ from typing import Any
 import grpc.aio
 import httpx
 from animus_gateway.main import Gateway, open_channel, serve_gateway
-from google.api import annotations_pb2, http_pb2
+from google.api import annotations_pb2, http_pb2  # type: ignore[import-untyped]
 from google.protobuf import descriptor_pool, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -71,7 +71,7 @@ class Upstream(grpc.GenericRpcHandler):
                     yield message
 
         make = grpc.unary_stream_rpc_method_handler if rpc.server_streaming else grpc.unary_unary_rpc_method_handler
-        return make(  # type: ignore[operator]
+        return make(
             stream if rpc.server_streaming else unary,
             request_deserializer=GetMessageClass(rpc.input_type).FromString,
             response_serializer=reply_class.SerializeToString,
@@ -163,7 +163,6 @@ class Stack:
 
     upstream: Upstream
     target: str
-    server: grpc.aio.Server
     gateway: Gateway
     client: httpx.AsyncClient
 
@@ -176,9 +175,11 @@ async def running(files: Sequence[FileDescriptor]) -> AsyncIterator[Stack]:
     server.add_generic_rpc_handlers([upstream])
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    async with gateway_to(target, files=files) as (gateway, client):
-        yield Stack(upstream, target, server, gateway, client)
-    await server.stop(None)
+    try:
+        async with gateway_to(target, files=files) as (gateway, client):
+            yield Stack(upstream, target, gateway, client)
+    finally:
+        await server.stop(None)
 
 
 @asynccontextmanager
@@ -187,9 +188,11 @@ async def gateway_to(target: str, **options: Any) -> AsyncIterator[tuple[Gateway
     options = {"max_body_bytes": MAX_BODY_BYTES, "timeout_seconds": 10.0, **options}
     async with open_channel(target, 64 * MIB) as channel:
         gateway = await serve_gateway(channel, "127.0.0.1", 0, **options)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False) as client:
-            yield gateway, client
-        await gateway.stop()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False) as client:
+                yield gateway, client
+        finally:
+            await gateway.stop()
 
 
 def closed_port() -> int:

@@ -67,6 +67,7 @@ class Caller:
     channel: grpc.aio.Channel
     token: str
     metadata: dict[str, str] = field(default_factory=dict)  # trailing metadata of the last call
+    call: Any = None  # the last call, for tests that cancel it
 
     async def __call__(self, name: str, request: Message, timeout: float | None = None) -> Any:
         """The reply. Raises Failure."""
@@ -75,7 +76,7 @@ class Caller:
     async def raw(self, name: str, data: bytes, timeout: float | None = None) -> Any:
         """The reply to bytes. Raises Failure."""
         method = METHODS[name]
-        call = self.channel.unary_unary(
+        self.call = call = self.channel.unary_unary(
             f"/{method.containing_service.full_name}/{name}",
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )(data, metadata=(("authorization", f"Bearer {self.token}"),) if self.token else (), timeout=timeout)
@@ -83,6 +84,10 @@ class Caller:
             reply = await call
         except grpc.aio.AioRpcError as error:
             raise failure_of(error) from None
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise
+            raise Failure("CANCELLED", "", "", {}, {}, b"") from None
         self.metadata = {str(key): str(value) for key, value in await call.trailing_metadata()}
         return reply
 

@@ -86,7 +86,8 @@ async def test_of_processes_that_migrate_at_once_exactly_one_applies(empty_datab
     add(revisions, "0002", "0001", "CREATE TABLE animus.b ()", "SELECT pg_sleep(0.3)")
     program = (
         "import asyncio, sys; from pathlib import Path; from animus.store.migrate import migrate\n"
-        "sys.stdin.readline(); print(asyncio.run(migrate(sys.argv[1], directory=Path(sys.argv[2]))))"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "print(asyncio.run(migrate(sys.argv[1], directory=Path(sys.argv[2]))))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     processes = [
@@ -98,7 +99,11 @@ async def test_of_processes_that_migrate_at_once_exactly_one_applies(empty_datab
         )
         for _ in range(2)
     ]
-    answers = [(await done)[0].decode().strip() for done in [p.communicate(b"go\n") for p in processes]]
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    done = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    answers = [output.decode().strip() for output, _ in done]
     assert sorted(answers) == ["['0001', '0002']", "[]"]
 
 

@@ -110,7 +110,7 @@ if os.geteuid() != uid:
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(death, signal.SIG_DFL)
 if ctypes.CDLL(None, use_errno=True).prctl(1, death, 0, 0, 0):
     raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 if os.getppid() != parent:
@@ -237,6 +237,7 @@ class EmbeddedPostgres:
         self._timeout = timeout
         self._log = log
         self._mutex = threading.Lock()
+        self._stopping = False
         self._stopped = False
         self._keeper: threading.Thread | None = None
         self._lock = _lock(data_dir / "lock")
@@ -302,6 +303,7 @@ class EmbeddedPostgres:
 
         Open transactions are rolled back. Raises EmbeddedError when a process would not end.
         """
+        self._stopping = True  # a poll() that waits for recovery gives way
         with self._mutex:
             if not self._stopped:
                 self._end()
@@ -555,7 +557,7 @@ class EmbeddedPostgres:
         tell_at = time.monotonic() + 1.0
         while not postmaster.ended(_PAUSE):
             lines = self._pid_file()
-            if len(lines) > 7 and lines[0] == str(postmaster.pid) and lines[7] == "ready":
+            if self._stopping or (len(lines) > 7 and lines[0] == str(postmaster.pid) and lines[7] == "ready"):
                 return True
             if time.monotonic() > tell_at:
                 last = (self._new_log(seen).splitlines() or ["no message yet"])[-1]

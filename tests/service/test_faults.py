@@ -1,0 +1,196 @@
+"""The fault table: every statement and the commit of a change, each lost in three ways; a retry heals them all.
+
+The faults are real: the database ends the connection before or after the statement, or the handler's task is
+cancelled, as grpc does when the caller goes, while it waits for the answer.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from conftest import Database
+from google.protobuf.message import Message
+from service.conftest import Caller, Failure, Server
+from service.requests import create_run, event, plan_run, prepare, report, same
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
+
+from animus.v1 import run_pb2
+
+MODES = ("not stored", "stored but unanswered", "cancelled")
+
+
+class Faults:
+    """Counts the statements of calls, and breaks one of them."""
+
+    def __init__(self, caller: Caller, admin: AsyncConnection) -> None:
+        self.caller = caller
+        self._admin = admin
+        self._at = 0
+        self._mode = ""
+        self.seen = 0
+
+    def arm(self, at: int, mode: str) -> None:
+        """Breaks the statement at a place, from 1; 0 breaks none."""
+        self._at, self._mode, self.seen = at, mode, 0
+
+    def before(self, driver_connection: Any) -> bool:
+        """Called before a statement or commit; says whether it is to be broken once it has run."""
+        self.seen += 1
+        if self.seen != self._at:
+            return False
+        if self._mode == "not stored":
+            await_only(self._terminate(driver_connection))
+        elif self._mode == "cancelled":
+            self.caller.call.cancel()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        return self._mode == "stored but unanswered"
+
+    def after(self, driver_connection: Any) -> None:
+        """Ends the connection, and lets the caller meet that."""
+        await_only(self._terminate(driver_connection))
+        await_only(driver_connection.execute("SELECT 1"))
+        raise AssertionError("the connection outlived its end")
+
+    async def one(self, query: str) -> Any:
+        """One row, as the superuser."""
+        return (await self._admin.execute(text(query))).one()
+
+    async def _terminate(self, driver_connection: Any) -> None:
+        pid = driver_connection.get_server_pid()
+        await self._admin.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+
+@contextmanager
+def listening(engine: AsyncEngine, faults: Faults) -> Iterator[None]:
+    """Lets faults see the statements and commits of an engine."""
+    dialect = engine.sync_engine.dialect
+    execute, commit = dialect.do_execute, dialect.do_commit
+
+    def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        driver = cursor._adapt_connection.driver_connection
+        breaks = faults.before(driver)
+        execute(cursor, statement, parameters, context)
+        if breaks:
+            _broken(faults, cursor._adapt_connection)
+
+    def do_commit(connection: Any) -> None:
+        driver = connection.driver_connection
+        breaks = faults.before(driver)
+        commit(connection)
+        if breaks:
+            _broken(faults, connection)
+
+    dialect.do_execute, dialect.do_commit = do_execute, do_commit  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        dialect.do_execute, dialect.do_commit = execute, commit  # type: ignore[method-assign]
+
+
+def _broken(faults: Faults, connection: Any) -> None:
+    """Raises what the driver raises when the connection ends: as its own errors, in its own translation."""
+    try:
+        faults.after(connection.driver_connection)
+    except Exception as error:
+        connection._handle_exception(error)
+
+
+@pytest.fixture
+async def faults(server: Server, database: Database) -> AsyncIterator[Faults]:
+    """Faults in the server's own connections."""
+    engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as admin:
+        found = Faults(server.admin, admin)
+        with listening(server.running.engine, found):
+            yield found
+    await engine.dispose()
+
+
+@pytest.fixture
+async def spec(server: Server) -> run_pb2.RunSpec:
+    """What the runs of a test are made of."""
+    return await prepare(server.admin)
+
+
+async def next_call(method: str, server: Server, spec: run_pb2.RunSpec) -> Message:
+    """A request of a method that was never sent, with everything before it done."""
+    create = create_run(spec, secrets.token_hex(8))
+    if method == "CreateRun":
+        return create
+    run = await server.admin("CreateRun", create)
+    plan = plan_run(run.run_id, secrets.token_hex(8))
+    if method == "PlanRun":
+        return plan
+    await server.admin("PlanRun", plan)
+    return report(run.run_id, event("first", 1, "STARTED"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", ["CreateRun", "PlanRun", "ReportStepEvents"])
+async def test_a_retry_after_any_failure_makes_one_change(
+    method: str, mode: str, server: Server, spec: run_pb2.RunSpec, faults: Faults, database: Database
+) -> None:
+    """Whatever fails, the same request_id ends in one change, one entry, one answer, and no open transaction."""
+    for _ in range(2):  # what is kept by digest is read by the first
+        request = await next_call(method, server, spec)
+        faults.arm(0, mode)
+        await server.admin(method, request)
+    statements = faults.seen
+    assert statements >= 4
+    for at in range(1, statements + 1):
+        request = await next_call(method, server, spec)
+        before = await counts(faults)
+        faults.arm(at, mode)
+        try:
+            await server.admin(method, request)
+        except Failure as failure:
+            assert failure.code in ("UNAVAILABLE", "CANCELLED", "UNKNOWN"), failure
+        else:
+            pytest.fail(f"the fault at {at} of {statements} did not show")
+        faults.arm(0, mode)
+        reply = await server.admin(method, request)
+        again = await server.admin(method, request)
+        assert same(reply, again)
+        assert server.admin.metadata["animus-replayed"] == "true"
+        after = await counts(faults)
+        assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 1], (at, before, after)
+        await no_open_transaction(faults)
+
+
+async def test_the_table_sees_a_change_that_is_made_twice(
+    server: Server, spec: run_pb2.RunSpec, faults: Faults
+) -> None:
+    """Negative control: two changes where one was asked for are counted as two."""
+    before = await counts(faults)
+    await server.admin("CreateRun", create_run(spec, "one"))
+    await server.admin("CreateRun", create_run(spec, "two"))
+    after = await counts(faults)
+    assert [new - old for new, old in zip(after, before, strict=True)] == [2, 2, 2]
+
+
+async def counts(faults: Faults) -> list[int]:
+    """Accepted entries, remembered replies, and runs or events of runs, of all projects."""
+    row = await faults.one(
+        "SELECT (SELECT count(*) FROM animus.audit_entry WHERE outcome = 'accepted'),"
+        " (SELECT count(*) FROM animus.idempotency),"
+        " (SELECT count(*) FROM animus.run) + (SELECT count(*) FROM animus.run_event)"
+    )
+    return list(row)
+
+
+async def no_open_transaction(faults: Faults) -> None:
+    """Waits, for five seconds at most, until no connection of the server is in a transaction."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND usename = 'animus_service' AND (state <> 'idle' OR xact_start IS NOT NULL)"
+    )
+    async with asyncio.timeout(5):
+        while (await faults.one(query))[0]:
+            await asyncio.sleep(0.01)
