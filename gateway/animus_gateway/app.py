@@ -33,7 +33,7 @@ from starlette.types import Message as Event
 
 from animus_gateway.openapi import contract_comments, describe
 from animus_gateway.routes import Match, Router, compile_routes, contract_files
-from animus_gateway.status import Refusal, from_call, internal, malformed, refusal, status_json, status_object
+from animus_gateway.status import Refusal, from_call, internal, malformed, refusal, status_json
 from animus_gateway.transcode import check_content_type, decode_request, encode_reply
 
 logger = logging.getLogger("animus_gateway")
@@ -246,7 +246,7 @@ class _Calls:
             response_deserializer=GetMessageClass(rpc.output_type).FromString,
         )(message, metadata=metadata, timeout=self._timeout_seconds)
         try:
-            reply: Message = await call
+            reply = _received(await call)
         except grpc.aio.AioRpcError as error:
             raise _call_refusal(error) from None
         headers = _reply_headers(await call.trailing_metadata())
@@ -277,13 +277,25 @@ async def _lines(call: grpc.aio.UnaryStreamCall[Any, Any], first: Any) -> AsyncI
     message = first
     try:
         while message is not grpc.aio.EOF:
-            yield b'{"result":' + encode_reply(message) + b"}\n"
+            yield b'{"result":' + encode_reply(_received(message)) + b"}\n"
             message = await call.read()
     except grpc.aio.AioRpcError as error:
-        line = json.dumps({"error": status_object(from_call(error).status)}, ensure_ascii=False, separators=(",", ":"))
-        yield line.encode() + b"\n"
+        yield _error_line(from_call(error))
+    except Refusal as error:
+        yield _error_line(error)
     finally:
         call.cancel()  # does nothing to a call that has ended; the client may have gone before that
+
+
+def _error_line(error: Refusal) -> bytes:
+    return b'{"error":' + status_json(error.status) + b"}\n"
+
+
+def _received(message: Any) -> Message:
+    """A message as it was received. Raises a Refusal for None, which is what gRPC makes of bytes that are none."""
+    if not isinstance(message, Message):
+        raise refusal(code_pb2.INTERNAL, "INTERNAL", "the control plane sent what is no message of its contract")
+    return message
 
 
 def _method_path(rpc: MethodDescriptor) -> str:

@@ -145,6 +145,7 @@ async def serve_gateway(
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="warning",
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -174,7 +175,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise CannotListenError(
                 f"port {port} of {host} is in use; stop what listens there, or choose another port "
-                "with --port or ANIMUS_GATEWAY_PORT (0 takes a free one)"
+                "with ANIMUS_GATEWAY_PORT (0 takes a free one)"
             ) from error
         raise CannotListenError(f"cannot listen on port {port} of {host}: {error.strerror or error}") from error
 
@@ -246,7 +247,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen."""
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         asyncio.run(_run(arguments))
     except CannotListenError as error:

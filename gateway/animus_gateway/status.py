@@ -10,7 +10,6 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import grpc.aio
 from google.protobuf import json_format
@@ -137,17 +136,13 @@ def _parse(value: bytes) -> status_pb2.Status | None:
         return None  # not from our services: answered as a call without details
 
 
-def status_object(status: status_pb2.Status) -> dict[str, Any]:
-    """The JSON object of a status. A detail of a type that this gateway does not know keeps its bytes as base64."""
+def status_json(status: status_pb2.Status) -> bytes:
+    """A status as JSON in UTF-8. A detail of a type that this gateway does not know keeps its bytes, as base64."""
     details = []
     for detail in status.details:
         try:
             details.append(json_format.MessageToDict(detail, always_print_fields_with_no_presence=True))
         except (TypeError, DecodeError):
             details.append({"@type": detail.type_url, "value": base64.b64encode(detail.value).decode()})
-    return {"code": status.code, "message": status.message, "details": details}
-
-
-def status_json(status: status_pb2.Status) -> bytes:
-    """The JSON text of a status, in UTF-8."""
-    return json.dumps(status_object(status), ensure_ascii=False, separators=(",", ":")).encode()
+    body = {"code": status.code, "message": status.message, "details": details}
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

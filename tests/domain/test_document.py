@@ -128,11 +128,13 @@ ascii_keys = st.text(st.characters(max_codepoint=127, exclude_characters="\x00")
 integers = st.integers(-document.MAX_INTEGER, document.MAX_INTEGER)
 values = st.recursive(
     texts | integers | st.booleans(),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(ascii_keys, inner, max_size=5),
-    max_leaves=12,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ascii_keys, inner, max_size=4),
+    max_leaves=8,
 )
 schemas = st.sampled_from(["animus.test/v1", "animus.a_2/v10", "animus.0/v999"])
-trees = st.builds(lambda members, schema: {**members, "schema": schema}, st.dictionaries(ascii_keys, values), schemas)
+trees = st.builds(
+    lambda members, schema: {**members, "schema": schema}, st.dictionaries(ascii_keys, values, max_size=4), schemas
+)
 
 
 @LAW

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -194,6 +196,14 @@ async def test_an_error_without_details_keeps_its_code_and_none_of_its_text(
     assert response.json()["details"][0]["reason"] in REASONS
     assert "secret" not in response.text
     assert "10.0.0.1" not in response.text
+
+
+def test_the_documented_status_codes_are_those_that_are_tested() -> None:
+    """The table in docs/gateway.md is the map."""
+    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (\d+) \|$", text, flags=re.MULTILINE)
+    assert {name: int(http_status) for _, name, http_status in rows} == HTTP_OF_CODE
+    assert all(getattr(grpc.StatusCode, name).value[0] == int(number) for number, name, _ in rows)
 
 
 async def test_a_detail_of_an_unknown_type_keeps_its_bytes(stack: Stack) -> None:

@@ -91,8 +91,8 @@ async def test_an_error_before_any_message_is_a_plain_error(streaming: Stack) ->
     assert response.json()["details"][0]["reason"] == "RUN_ENDED"
 
 
-async def test_a_stream_that_breaks_ends_without_a_whole_line(streaming: Stack) -> None:
-    """A message that is none ends the stream in an error line, or cuts the answer; never in a good end."""
+async def test_a_message_that_is_none_ends_the_stream_in_an_error(streaming: Stack) -> None:
+    """Bytes that are no message of the method's type are neither passed on nor left out."""
     method = next(iter(streaming.upstream.methods))
 
     async def answers(_request: bytes, _context: Any) -> AsyncIterator[bytes]:

@@ -35,6 +35,7 @@ MAX_EDGES = 100_000
 MAX_ITEMS = 256
 MAX_ATTEMPTS = 100
 DAY_SECONDS = 86_400
+CYCLE_ENDS = 10  # steps shown of each end of a cycle
 
 MULTIPLIER = re.compile(r"[1-9][0-9]?(?:\.[0-9]{0,2}[1-9])?")
 MULTIPLIER_RULE = "is no decimal from 1 to 10 with at most 3 places and no needless zeros, such as '2' or '1.5'"
@@ -86,13 +87,13 @@ class Backoff:
 
     def delays(self, count: int) -> tuple[int, ...]:
         """Seconds to wait after attempt 1, 2, …, `count`: exact arithmetic, rounded down to whole seconds."""
-        delays = []
-        wait, factor = Fraction(self.initial_seconds), Fraction(self.multiplier)
-        for _ in range(count):
-            wait = min(wait, Fraction(self.max_seconds))
-            delays.append(int(wait))
-            wait *= factor
-        return tuple(delays)
+        delays: list[int] = []
+        thousandths = int(Fraction(self.multiplier) * 1_000)  # integers: a plan may hold a million of these
+        wait, scale = self.initial_seconds, 1
+        while len(delays) < count and wait < self.max_seconds * scale:
+            delays.append(wait // scale)
+            wait, scale = wait * thousandths, scale * 1_000
+        return (*delays, *[self.max_seconds] * (count - len(delays)))  # it never falls below the maximum again
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ class PipelineGraph:
             raise invalid("dependencies", f"make more than {MAX_EDGES} edges with the artifact inputs")
         cycle = find_cycle(edges)
         if cycle:
-            raise invalid("dependencies", "have a cycle: " + " -> ".join(cycle))
+            raise invalid("dependencies", "have a cycle: " + " -> ".join(_shortened(cycle)))
 
     def _check_dependencies(self, violations: Violations) -> None:
         names = {step.name for step in self.steps}
@@ -294,8 +295,8 @@ class PipelineGraph:
     def _check_artifact_inputs(self, violations: Violations) -> None:
         outputs = {step.name: {output.name for output in step.outputs.artifacts} for step in self.steps}
         for index, step in enumerate(self.steps):
-            for place, artifact in enumerate(step.inputs.artifacts):
-                path = f"steps[{index}].inputs.artifacts[{place}]"
+            for artifact in step.inputs.artifacts:  # sorted by now: named, since the place that was sent is not known
+                path = f"steps[{index}].inputs.artifacts[{artifact.name}]"
                 if artifact.from_step not in outputs:
                     violations.add(path, invalid("fromStep", f"names no step of the pipeline: {artifact.from_step!r}"))
                 elif artifact.from_step == step.name:
@@ -343,7 +344,13 @@ def check_header(api_version: str, kind: str, expected: str) -> None:
 
 def load_pipeline_spec(text: bytes) -> PipelineSpec:
     """The spec that YAML or JSON text describes. Raises Invalid with the path of every field at fault."""
-    return document.from_tree(document.parse_yaml(text), PipelineSpec)
+    return document.from_tree(document.parse_text(text), PipelineSpec)
+
+
+def _shortened(cycle: list[str]) -> list[str]:
+    """Both ends of a long cycle: an error travels in metadata, of which a client takes a few kilobytes."""
+    left_out = len(cycle) - 2 * CYCLE_ENDS
+    return [*cycle[:CYCLE_ENDS], f"({left_out} more)", *cycle[-CYCLE_ENDS:]] if left_out > 1 else cycle
 
 
 def find_cycle(edges: dict[str, tuple[str, ...]]) -> list[str]:

@@ -128,7 +128,7 @@ class RunSpec:
 
 def load_run_spec(text: bytes) -> RunSpec:
     """The spec that YAML or JSON text describes. Raises Invalid with the path of every field at fault."""
-    return document.from_tree(document.parse_yaml(text), RunSpec)
+    return document.from_tree(document.parse_text(text), RunSpec)
 
 
 def check_bindings(spec: RunSpec, pipeline: PipelineSpec, sent_order: Iterable[str]) -> None:

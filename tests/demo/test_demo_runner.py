@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from control_plane import LostReplyError, world
+from toy_control_plane import LostReplyError, world
 
 from animus.domain.state import RunState
 

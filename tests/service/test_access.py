@@ -1,0 +1,259 @@
+"""Who may call what: every method by every role, in the own project, another's, and none."""
+
+import asyncio
+import hashlib
+import secrets
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from service.conftest import METHODS, Caller, Failure, Server, gathered
+from service.requests import create_run, prepare
+
+from animus.domain import access
+from animus.server import add_services
+from animus.store.unit_of_work import UnitOfWork
+from animus.telemetry import Telemetry
+from animus.v1 import access_pb2, audit_pb2, project_pb2, run_pb2
+
+ROLES = [role for role in access.Role if not role.of_instance]
+
+
+def empty_request(name: str, project_id: str) -> Message:
+    """A request with nothing but project and request_id."""
+    request = GetMessageClass(METHODS[name].input_type)()
+    fields = request.DESCRIPTOR.fields_by_name
+    if "project_id" in fields:
+        request.project_id = project_id  # type: ignore[attr-defined]
+    if "request_id" in fields:
+        request.request_id = secrets.token_hex(8)  # type: ignore[attr-defined]
+    return request
+
+
+async def outcome(caller: Caller, name: str, project_id: str) -> tuple[str, str, bytes]:
+    """Code, reason and bytes of a failure; OK where there is none."""
+    try:
+        await caller(name, empty_request(name, project_id))
+    except Failure as failure:
+        return failure.code, failure.reason, failure.raw
+    return "OK", "", b""
+
+
+async def test_every_method_by_every_role(server: Server) -> None:
+    """A role that the table lacks is denied; one that it has gets past; another project answers as a missing one."""
+    await server.project("other")
+    callers = {role: await server.caller("p", role) for role in ROLES}
+    for role in access.Role:
+        if role.of_instance:
+            callers[role] = await server.caller("system", role)
+    cells = 0
+    for name, method in METHODS.items():
+        allowed = access.METHODS[f"{method.containing_service.full_name}/{name}"]
+        scoped = "project_id" in method.input_type.fields_by_name
+        for role, caller in callers.items():
+            code, reason, _ = await outcome(caller, name, "p")
+            assert (reason == "ROLE_MISSING") == (role not in allowed), (name, role, code, reason)
+            assert code != "UNAUTHENTICATED"
+            cells += 1
+            if not scoped or role.of_instance or role not in allowed:
+                continue
+            foreign, missing = await outcome(caller, name, "other"), await outcome(caller, name, "empty")
+            assert foreign[:2] == missing[:2] == ("NOT_FOUND", "PROJECT_UNKNOWN"), (name, role)
+            assert foreign[2].replace(b"other", b"empty") == missing[2], (name, role)
+    assert cells == len(METHODS) * len(access.Role)
+
+
+async def test_a_method_without_a_row_keeps_the_server_from_starting(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start is refused with the method's name."""
+    monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
+    work = UnitOfWork(server.running.engine, lambda: "")
+    with pytest.raises(LookupError, match="animus.v1.RunService/GetRun has no row"):
+        add_services(grpc.aio.server(), work, Telemetry(""), b"k", server.settings)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "null",
+        "animus_p_" + "A" * 43,
+        "animus_p_" + "A" * 42,
+        "animus_system_" + "A" * 43,
+        "Bearer x",
+        "eyJhbGciOiJub25lIn0.e30.",
+        "x" * 5_000,
+    ],
+)
+async def test_a_call_without_a_valid_token_is_unauthenticated(server: Server, token: str) -> None:
+    """The same answer for every fault."""
+    with pytest.raises(Failure) as found:
+        await Caller(server.channel, token)("GetProject", project_pb2.GetProjectRequest(project_id="p"))
+    assert (found.value.code, found.value.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
+
+
+async def test_a_token_moved_to_another_project_is_invalid(server: Server) -> None:
+    """The project in the token's text is part of what was hashed."""
+    caller = await server.caller("p", "admin")
+    moved = caller.token.replace("animus_p_", "animus_system_")
+    with pytest.raises(Failure) as found:
+        await Caller(server.channel, moved)("GetProject", project_pb2.GetProjectRequest(project_id="p"))
+    assert found.value.reason == "TOKEN_INVALID"
+
+
+async def test_an_expired_token_is_invalid(server: Server) -> None:
+    """By the database's clock, within the second for which a token is remembered."""
+    caller = await server.caller("p", "viewer", days=2 / 86_400)
+    request = project_pb2.GetProjectRequest(project_id="p")
+    await caller("GetProject", request)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await caller("GetProject", request)
+            except Failure as failure:
+                assert failure.reason == "TOKEN_INVALID"
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_tokens_are_checked_when_they_are_made(server: Server) -> None:
+    """Past or far expiries, instance roles outside the system project, and a hash that is taken are refused."""
+    digest = "sha256:" + hashlib.sha256(b"x").hexdigest()
+    token = access_pb2.Token(token_digest=digest, principal="bot", role=access_pb2.ROLE_VIEWER)
+    token.expire_time.FromDatetime(datetime(2020, 1, 1, tzinfo=UTC))
+    request = access_pb2.CreateTokenRequest(project_id="p", request_id="t1", token=token)
+    with pytest.raises(Failure) as found:
+        await server.admin("CreateToken", request)
+    assert list(found.value.fields) == ["token.expireTime"]
+    request.token.expire_time.FromDatetime(datetime(2999, 1, 1, tzinfo=UTC))
+    with pytest.raises(Failure) as found:
+        await server.admin("CreateToken", request)
+    assert list(found.value.fields) == ["token.expireTime"]
+    request.token.role = access_pb2.ROLE_INSTANCE_ADMIN
+    with pytest.raises(Failure) as found:
+        await server.admin("CreateToken", request)
+    assert list(found.value.fields) == ["token.role"]
+
+
+async def test_a_project_admin_cannot_raise_itself(server: Server) -> None:
+    """No token of the system project, no project, no instance role."""
+    admin = await server.caller("p", "admin")
+    digest = "sha256:" + "1" * 64
+    token = access_pb2.Token(token_digest=digest, principal="bot", role=access_pb2.ROLE_INSTANCE_ADMIN)
+    token.expire_time.FromDatetime(datetime(2027, 1, 1, tzinfo=UTC))
+    request = access_pb2.CreateTokenRequest(project_id="system", request_id="t", token=token)
+    with pytest.raises(Failure) as found:
+        await admin("CreateToken", request)
+    assert found.value.reason == "PROJECT_UNKNOWN"
+    request.project_id = "p"
+    with pytest.raises(Failure) as found:
+        await admin("CreateToken", request)
+    assert list(found.value.fields) == ["token.role"]
+
+
+async def test_denials_are_audited_in_the_callers_own_log(server: Server) -> None:
+    """A viewer that tries to write leaves an entry in its project, not in the one it asked for."""
+    await server.project("other")
+    viewer = await server.caller("p", "viewer")
+    operator = await server.caller("p", "operator")
+    for caller, project_id in ((viewer, "p"), (operator, "other")):
+        with pytest.raises(Failure):
+            await caller("CreateRun", empty_request("CreateRun", project_id))
+    entries = await server.admin("ListAuditEntries", audit_pb2.ListAuditEntriesRequest(project_id="p"))
+    denied = [e for e in entries.audit_entries if e.outcome == audit_pb2.AUDIT_OUTCOME_DENIED]
+    assert [(e.principal, e.reason) for e in denied] == [
+        ("viewer", "ROLE_MISSING"),
+        ("operator", "PROJECT_UNKNOWN"),
+    ]
+    others = await server.admin("ListAuditEntries", audit_pb2.ListAuditEntriesRequest(project_id="other"))
+    assert [e.action for e in others.audit_entries] == ["project.create"]
+
+
+async def test_what_is_done_in_one_project_changes_no_answer_in_another(server: Server) -> None:
+    """Every read of B gives the same bytes before and after work in A, and A's ids answer in B as random ones."""
+    await server.project("other")
+    spec_b = await prepare(server.admin, "other")
+    run_b = await server.admin("CreateRun", create_run(spec_b, "run", "other"))
+    admin_b = await server.caller("other", "admin")
+
+    async def reads() -> list[bytes]:
+        found = []
+        for name in METHODS:
+            if not name.startswith(("Get", "List")):
+                continue
+            request = empty_request(name, "other")
+            for field, value in (("run_id", run_b.run_id), ("dataset_id", "data"), ("direction", 1)):
+                if field in request.DESCRIPTOR.fields_by_name:
+                    setattr(request, field, value)
+            try:
+                found.append((await admin_b(name, request)).SerializeToString(deterministic=True))
+            except Failure as failure:
+                found.append(failure.raw)
+        return found
+
+    before = await reads()
+    spec_a = await prepare(server.admin, "p")
+    run_a = await server.admin("CreateRun", create_run(spec_a))
+    assert await reads() == before
+    with pytest.raises(Failure) as foreign:
+        await admin_b("GetRun", run_pb2.GetRunRequest(project_id="other", run_id=run_a.run_id))
+    absent = "0" * 32
+    with pytest.raises(Failure) as missing:
+        await admin_b("GetRun", run_pb2.GetRunRequest(project_id="other", run_id=absent))
+    assert foreign.value.raw.replace(run_a.run_id.encode(), absent.encode()) == missing.value.raw
+
+
+async def test_projects_are_listed_to_those_who_see_them(server: Server) -> None:
+    """Instance roles see all, a project's roles see theirs."""
+    await server.project("other")
+    viewer = await server.caller("p", "viewer")
+    listed = await viewer("ListProjects", project_pb2.ListProjectsRequest())
+    assert [project.project_id for project in listed.projects] == ["p"]
+    auditor = await server.caller("system", "instance_auditor")
+    found = []
+    token = ""
+    while True:
+        page = await auditor("ListProjects", project_pb2.ListProjectsRequest(page_size=1, page_token=token))
+        found += [project.project_id for project in page.projects]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == ["other", "p", "system"]
+
+
+async def test_health_is_answered_without_a_token_for_each_service(server: Server) -> None:
+    """And for the server as a whole."""
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    services = {method.containing_service.full_name for method in METHODS.values()}
+    for name in ("", *services):
+        reply = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING, name
+
+
+async def test_reflection_is_off_unless_it_is_asked_for(server: Server) -> None:
+    """UNIMPLEMENTED by default."""
+    call = server.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    stream = call(iter([b""]))
+    with pytest.raises(grpc.aio.AioRpcError) as found:
+        await stream.read()
+    assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_two_creators_of_one_project_make_one(server: Server) -> None:
+    """The other is told that it exists."""
+    requests = [
+        project_pb2.CreateProjectRequest(
+            project_id="race",
+            request_id=f"r{index}",
+            project=project_pb2.Project(project_id="race", display_name="", description=""),
+        )
+        for index in range(10)
+    ]
+    replies = await gathered([server.admin("CreateProject", request) for request in requests])
+    failures = [reply for reply in replies if isinstance(reply, Failure)]
+    assert len(failures) == 9
+    assert {failure.reason for failure in failures} == {"PROJECT_EXISTS"}
