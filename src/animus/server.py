@@ -302,7 +302,7 @@ async def _serve_gateway(stack: AsyncExitStack, grpc_address: str, settings: Set
             timeout_seconds=settings.call_timeout_seconds,
         )
     except CannotListenError as error:
-        raise StartRefused(f"{error}: set ANIMUS_GATEWAY_PORT") from None
+        raise StartRefused(str(error)) from None
     stack.push_async_callback(gateway.stop)
     return f"http://{settings.gateway_host}:{gateway.port}"
 

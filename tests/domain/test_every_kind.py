@@ -6,13 +6,13 @@ import typing
 from typing import Any, ClassVar
 
 import pytest
-from domain.values import DOCUMENTS, LAW, SAMPLES, SEQUENCES, SETS, shuffled, value_classes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from animus.domain import document
 from animus.domain.errors import Invalid
 from animus.domain.labels import Label
+from domain.values import DOCUMENTS, LAW, SAMPLES, SEQUENCES, SETS, shuffled, value_classes
 
 KINDS = sorted(DOCUMENTS, key=lambda kind: kind.__name__)
 names = [kind.__name__ for kind in KINDS]

@@ -1,11 +1,16 @@
-"""Valid values of every kind of document for Hypothesis, and one full sample of each."""
+"""Valid values of every kind of document for Hypothesis, and one full sample of each.
+
+A value is made from a seed that Hypothesis draws: hundreds of large values cost less than a second that way. A
+counterexample is printed whole, and not made smaller.
+"""
 
 import dataclasses
 import importlib
 import pkgutil
 import random
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -43,7 +48,6 @@ from animus.domain.pipeline import (
 from animus.domain.plan import ExecutionPlan, make_plan
 from animus.domain.project import Project
 from animus.domain.run import (
-    AdmissionDecision,
     Artifact,
     Commit,
     DatasetBinding,
@@ -56,7 +60,7 @@ from animus.domain.run import (
 )
 from animus.domain.state import RunEvent, RunEventType, RunState, StepEvent, StepEventType
 
-LAW = settings(max_examples=50, deadline=None)
+LAW = settings(max_examples=100, deadline=None)
 
 ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64
@@ -64,239 +68,270 @@ TIME = "2026-01-02T03:04:05.678901Z"
 RUN_ID = "0123456789abcdef" * 2
 IMAGE = f"registry.test/a/b:1@{ONE}"
 
-
-def tuples(items: SearchStrategy[Any], *, most: int = 3, least: int = 0, key: Any = None) -> SearchStrategy[Any]:
-    """Tuples of some items, distinct by a key where one is given."""
-    return st.lists(items, min_size=least, max_size=most, unique_by=key).map(tuple)
-
+T = TypeVar("T")
+Rng = random.Random
 
 # Characters that differ in UTF-8, UTF-16, YAML or JSON, some that must be escaped, and plain ones.
 LETTERS = "ab \t\n\"\\/'#:-~é\u00a0\u2028\u202e\ufeff\ufffd😂"
+IDS = ["a", "a-b", "ab", "b", "b1", "b10", "b2", "c", "d", "e", "z" * 63]
 
 
-def texts(most: int, least: int = 0) -> SearchStrategy[str]:
+def generated(make: Callable[[Rng], T]) -> SearchStrategy[T]:
+    """The values that a function makes from random numbers."""
+    return st.integers(0, 2**64 - 1).map(lambda seed: make(random.Random(seed)))
+
+
+def some(rng: Rng, make: Callable[[Rng], T], *, least: int = 0, most: int = 3, key: Any = None) -> tuple[T, ...]:
+    """A few items, distinct by a key where one is given, in any order."""
+    found = [make(rng) for _ in range(rng.randint(least, most))]
+    return tuple({key(item): item for item in found}.values()) if key else tuple(found)
+
+
+def text(rng: Rng, most: int, least: int = 0) -> str:
     """Text of so many characters that a document can carry."""
-    drawn = st.text(LETTERS, min_size=least, max_size=min(most, 6))
-    return drawn | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=least, max_size=min(most, 6))
-
-
-ids = st.sampled_from(["a", "a-b", "ab", "b", "b1", "b10", "b2", "c", "d", "e", "z" * 63]) | st.text(
-    "a1-", max_size=6
-).map(lambda middle: f"x{middle}y")
-digests = st.integers(0, 2**256 - 1).map(lambda number: f"sha256:{number:064x}")
-random_ids = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")
-times = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999), timezones=st.just(UTC)).map(  # noqa: DTZ001
-    format_time
-)
-sizes = st.integers(0, MAX_INTEGER)
-printable = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
-media_types = st.sampled_from(["text/csv", "application/json", "application/vnd.apache.parquet"])
-decimals = st.sampled_from(["0", "-0.5", "12.25", "7", "-3", "0.001", "9" * 40])
-error_kinds = st.sampled_from([ErrorKind.USER, ErrorKind.SYSTEM])
-
-labels = tuples(
-    st.builds(Label, st.sampled_from(["a", "team", "a.b/c", "0_1"]), texts(255)), key=lambda label: label.key
-)
-datasets = st.builds(Dataset, ids, texts(2_000), labels)
-projects = st.builds(Project, ids, texts(100), texts(2_000), labels)
-tokens = st.builds(Token, digests, ids, st.sampled_from(Role), times)
-
-files = st.builds(
-    File,
-    st.sampled_from(["a", "a/b", "ä.csv", "data/part-1", "data/part-10", "data/part-2", "😂"]),
-    st.integers(0, 10**12),
-    digests,
-)
-manifests = st.builds(FileManifest, tuples(files, least=1, most=5, key=lambda file: file.path))
-columns = tuples(st.builds(Column, texts(255, 1), texts(100, 1)), key=lambda column: column.name)
-
-
-@st.composite
-def dataset_versions(draw: st.DrawFn) -> DatasetVersion:
-    """A version of one file, or of a manifest."""
-    manifest = draw(st.none() | manifests)
-    return DatasetVersion(
-        dataset_id=draw(ids),
-        content_digest=document.digest(document.dump(manifest)) if manifest else draw(digests),
-        size_bytes=manifest.size_bytes if manifest else draw(sizes),
-        media_type=draw(media_types),
-        uri=draw(texts(2_000)),
-        columns=draw(columns),
-        files=manifest.files if manifest else (),
+    letters = (
+        [chr(rng.choice((rng.randint(0xA0, 0xD7FF), rng.randint(0xE000, 0x10FFFF))))] if rng.random() < 0.5 else []
+    )
+    return "".join(rng.choice(LETTERS) for _ in range(rng.randint(least, min(most, 8) - len(letters)))) + "".join(
+        letters
     )
 
 
-images = st.builds(Image, digests.map(lambda digest: f"registry.test/x@{digest}"))
-packages = st.builds(Package, st.sampled_from(["a", "a-b", "numpy", "zope-interface", "0"]), texts(100, 1))
-accelerators = st.builds(Accelerator, texts(100, 1), st.integers(1, 1_024), texts(100, 1))
-environment_locks = st.builds(
-    EnvironmentLock,
-    tuples(images, key=lambda image: image.reference),
-    texts(100),
-    texts(100, 1),
-    texts(100, 1),
-    tuples(packages, key=lambda package: package.name),
-    st.just("") | digests,
-    tuples(accelerators, key=lambda accelerator: accelerator.model),
-)
-
-seconds = st.integers(0, 300)
-backoffs = seconds.map(lambda wait: Backoff(BackoffType.FIXED, wait, wait, "1")) | st.builds(
-    lambda initial, more, multiplier: Backoff(BackoffType.EXPONENTIAL, initial, initial + more, multiplier),
-    seconds,
-    seconds,
-    st.sampled_from(["1", "1.5", "2", "1.001", "10", "9.999"]),
-)
-retry_policies = st.builds(RetryPolicy, st.integers(1, 5), tuples(st.sampled_from(RetryKind), key=str), backoffs)
-resources = st.builds(Resources, st.sampled_from(["1", "500m", "64"]), st.sampled_from(["1Mi", "3Gi"]), st.just(0))
-env = tuples(st.builds(EnvVar, st.sampled_from(["A", "_b", "C1"]), texts(99)), key=lambda variable: variable.name)
-outputs = tuples(st.builds(ArtifactOutput, ids, ids, media_types), most=2, key=lambda output: output.name)
-dataset_inputs = tuples(st.builds(DatasetInput, ids, ids), most=2, key=lambda each: each.name)
+def name(rng: Rng) -> str:
+    """A resource id."""
+    return rng.choice(IDS) if rng.random() < 0.5 else f"x{rng.choice('a-0')}{rng.randint(0, 99)}"
 
 
-@st.composite
-def pipelines(draw: st.DrawFn, most: int = 4) -> PipelineSpec:
+def digest(rng: Rng) -> str:
+    """Any digest."""
+    return f"sha256:{rng.getrandbits(256):064x}"
+
+
+def random_id(rng: Rng) -> str:
+    """Any id that a server might choose."""
+    return f"{rng.getrandbits(128):032x}"
+
+
+def time(rng: Rng) -> str:
+    """Any time that can be written."""
+    if rng.random() < 0.1:
+        return rng.choice(["0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z", "2000-02-29T00:00:00.000001Z"])
+    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=rng.randint(-(10**16), 10**17)))
+
+
+def printable(rng: Rng) -> str:
+    """Printable ASCII without space."""
+    return "".join(chr(rng.randint(0x21, 0x7E)) for _ in range(rng.randint(1, 12)))
+
+
+def size(rng: Rng) -> int:
+    """Any number of bytes."""
+    return rng.choice([0, 1, MAX_INTEGER, rng.randint(0, MAX_INTEGER)])
+
+
+def decimal(rng: Rng) -> str:
+    """A decimal in its one spelling."""
+    return rng.choice(["0", "-0.5", "12.25", "7", "-3", "0.001", "9" * 40])
+
+
+def labels(rng: Rng) -> tuple[Label, ...]:
+    """Labels in any order."""
+    return some(rng, lambda r: Label(r.choice(["a", "team", "a.b/c", "0_1"]), text(r, 255)), key=lambda each: each.key)
+
+
+def manifest(rng: Rng) -> FileManifest:
+    """Files in any order."""
+    paths = ["a", "a/b", "ä.csv", "data/part-1", "data/part-10", "data/part-2", "😂"]
+    found = rng.sample(paths, rng.randint(1, len(paths)))
+    return FileManifest(tuple(File(path, rng.randint(0, 10**12), digest(rng)) for path in found))
+
+
+def dataset_version(rng: Rng) -> DatasetVersion:
+    """A version of one file, or of a manifest."""
+    files = manifest(rng) if rng.random() < 0.5 else None
+    return DatasetVersion(
+        dataset_id=name(rng),
+        content_digest=document.digest(document.dump(files)) if files else digest(rng),
+        size_bytes=files.size_bytes if files else size(rng),
+        media_type=rng.choice(["text/csv", "application/vnd.apache.parquet"]),
+        uri=text(rng, 2_000),
+        columns=some(rng, lambda r: Column(text(r, 255, 1), text(r, 100, 1)), key=lambda each: each.name),
+        files=files.files if files else (),
+    )
+
+
+def environment_lock(rng: Rng) -> EnvironmentLock:
+    """A lock of few packages."""
+    return EnvironmentLock(
+        some(rng, lambda r: Image(f"registry.test/x@{digest(r)}"), key=lambda each: each.reference),
+        text(rng, 100),
+        text(rng, 100, 1),
+        text(rng, 100, 1),
+        some(rng, lambda r: Package(r.choice(["a", "a-b", "zope", "0"]), text(r, 100, 1)), key=lambda each: each.name),
+        rng.choice(["", digest(rng)]),
+        some(rng, lambda r: Accelerator(text(r, 100, 1), r.randint(1, 1_024), text(r, 9, 1)), key=lambda a: a.model),
+    )
+
+
+def retry_policy(rng: Rng) -> RetryPolicy:
+    """Up to five attempts."""
+    wait = rng.randint(0, 300)
+    backoff = (
+        Backoff(BackoffType.FIXED, wait, wait, "1")
+        if rng.random() < 0.5
+        else Backoff(BackoffType.EXPONENTIAL, wait, wait + rng.randint(0, 300), rng.choice(["1", "1.5", "9.999", "10"]))
+    )
+    return RetryPolicy(rng.randint(1, 5), tuple(rng.sample(list(RetryKind), rng.randint(0, 2))), backoff)
+
+
+def bare_step(step: str, policy: RetryPolicy, *, inputs: Sequence[tuple[str, str]] = (), outputs: int = 0) -> Step:
+    """A step that reads outputs `o0`, `o1`, … of other steps, and writes some."""
+    return Step(
+        name=step,
+        image=IMAGE,
+        command=(),
+        args=(),
+        inputs=StepInputs((), tuple(ArtifactInput(f"i{at}", *each) for at, each in enumerate(inputs))),
+        outputs=StepOutputs(tuple(ArtifactOutput(f"o{at}", "file", "text/plain") for at in range(outputs))),
+        env=(),
+        resources=Resources("1", "1Gi", 0),
+        retry_policy=policy,
+    )
+
+
+def graph_of(steps: Sequence[Step], dependencies: Sequence[tuple[str, str]] = ()) -> PipelineSpec:
+    """A pipeline of these steps, with edges of (step, the one that it waits for)."""
+    edges = tuple(Dependency(*edge) for edge in dependencies)
+    return PipelineSpec("animus/v1", "Pipeline", PipelineMetadata("p", "", ()), PipelineGraph(tuple(steps), edges))
+
+
+def pipeline(rng: Rng) -> PipelineSpec:
     """A pipeline whose steps stand in no order of their names, with declared and implied edges."""
-    names = draw(st.lists(ids, min_size=1, max_size=most, unique=True))
     steps: list[Step] = []
-    dependencies = []
-    for name in names:
-        written = [(step.name, output.name) for step in steps for output in step.outputs.artifacts]
-        read = draw(st.lists(st.sampled_from(written), max_size=2)) if written else []
-        if steps:
-            before = draw(st.lists(st.sampled_from(steps), max_size=2))
-            dependencies += [Dependency(name, step.name) for step in before]
+    edges = []
+    for step in rng.sample(IDS, rng.randint(1, 6)):
+        written = [(each.name, output.name) for each in steps for output in each.outputs.artifacts]
+        read = rng.sample(written, min(len(written), rng.randint(0, 2)))
+        edges += [(step, rng.choice(steps).name) for _ in range(rng.randint(0, 2)) if steps]
+        bare = bare_step(step, retry_policy(rng), inputs=read, outputs=rng.randint(0, 2))
+        found = some(rng, lambda r: DatasetInput(name(r), name(r)), most=2, key=lambda each: each.name)
         steps.append(
-            Step(
-                name=name,
-                image=IMAGE,
-                command=draw(tuples(texts(20), most=2)),
-                args=draw(tuples(texts(20), most=2)),
-                inputs=StepInputs(
-                    draw(dataset_inputs), tuple(ArtifactInput(f"i{at}", *each) for at, each in enumerate(read))
-                ),
-                outputs=StepOutputs(draw(outputs)),
-                env=draw(env),
-                resources=draw(resources),
-                retry_policy=draw(retry_policies),
+            dataclasses.replace(
+                bare,
+                command=some(rng, lambda r: text(r, 20)),
+                args=some(rng, lambda r: text(r, 20)),
+                inputs=StepInputs(found, bare.inputs.artifacts),
+                env=some(rng, lambda r: EnvVar(r.choice(["A", "_b", "C1"]), text(r, 99)), key=lambda each: each.name),
+                resources=Resources(rng.choice(["1", "500m"]), rng.choice(["1Mi", "3Gi"]), rng.randint(0, 1_024)),
             )
         )
-    metadata = PipelineMetadata(draw(ids), draw(texts(2_000)), draw(labels))
-    return PipelineSpec("animus/v1", "Pipeline", metadata, PipelineGraph(tuple(steps), tuple(dependencies)))
+    graph = graph_of(steps, edges).spec
+    metadata = PipelineMetadata(name(rng), text(rng, 2_000), labels(rng))
+    return PipelineSpec("animus/v1", "Pipeline", metadata, graph)
 
 
-plans = st.builds(make_plan, digests, digests, pipelines())
-
-parameters = st.builds(
-    lambda name, typed: Parameter(name, *typed),
-    st.sampled_from(["seed", "lr", "_x", "A.b-c"]),
-    st.tuples(st.just(ParameterType.STRING), texts(99))
-    | st.tuples(st.just(ParameterType.INT), st.integers().map(str))
-    | st.tuples(st.just(ParameterType.BOOL), st.sampled_from(["true", "false"]))
-    | st.tuples(st.just(ParameterType.DECIMAL), decimals),
-)
-bindings = st.builds(DatasetBinding, ids, ids, digests)
-commits = st.builds(Commit, printable, st.sampled_from(["c" * 40, "0123456789abcdef" * 4]))
-run_specs = st.builds(
-    RunSpec,
-    st.just("animus/v1"),
-    st.just("Run"),
-    digests,
-    tuples(bindings, key=lambda binding: binding.dataset_ref),
-    commits,
-    digests,
-    tuples(parameters, key=lambda parameter: parameter.name),
-)
+def plan(rng: Rng) -> ExecutionPlan:
+    """The plan of any pipeline."""
+    return make_plan(digest(rng), digest(rng), pipeline(rng))
 
 
-@st.composite
-def decisions(draw: st.DrawFn) -> AdmissionDecision:
-    """A decision on some RunSpec, either way."""
-    spec = draw(run_specs)
-    known = draw(st.sets(st.sampled_from(spec.datasets))) if spec.datasets else set()
-    return admit(
-        "p",
-        spec,
-        pipeline_registered=draw(st.booleans()),
-        environment_registered=draw(st.booleans()),
-        versions_registered=frozenset((binding.dataset_id, binding.content_digest) for binding in known),
+def parameter(rng: Rng) -> Parameter:
+    """A parameter of any type."""
+    kind = rng.choice(list(ParameterType))
+    values = {
+        ParameterType.STRING: text(rng, 99),
+        ParameterType.INT: str(rng.randint(-(10**30), 10**30)),
+        ParameterType.BOOL: rng.choice(["true", "false"]),
+        ParameterType.DECIMAL: decimal(rng),
+    }
+    return Parameter(rng.choice(["seed", "lr", "_x", "A.b-c"]), kind, values[kind])
+
+
+def run_spec(rng: Rng) -> RunSpec:
+    """A RunSpec with few bindings and parameters."""
+    return RunSpec(
+        "animus/v1",
+        "Run",
+        digest(rng),
+        some(rng, lambda r: DatasetBinding(name(r), name(r), digest(r)), key=lambda each: each.dataset_ref),
+        Commit(printable(rng), rng.choice(["c" * 40, "0123456789abcdef" * 4])),
+        digest(rng),
+        some(rng, parameter, key=lambda each: each.name),
     )
 
 
-runs = st.builds(Run, random_ids, digests, times, labels, decisions())
-attempt_numbers = st.integers(1, 100)
-artifacts = st.builds(Artifact, random_ids, ids, attempt_numbers, ids, digests, sizes, texts(2_000))
-metrics = st.builds(
-    Metric, random_ids, ids, attempt_numbers, st.sampled_from(["loss", "a/b.c-d_e"]), sizes, decimals, times
-)
-step_events = st.builds(
-    lambda event_id, step, attempt, kind, message, time: StepEvent(event_id, step, attempt, *kind, message, time),
-    printable,
-    ids,
-    attempt_numbers,
-    st.tuples(st.just(StepEventType.FAILED), error_kinds)
-    | st.tuples(
-        st.sampled_from([kind for kind in StepEventType if kind is not StepEventType.FAILED]), st.just(ErrorKind.NONE)
-    ),
-    texts(4_000),
-    times,
-)
-run_events = st.builds(
-    RunEvent,
-    random_ids,
-    sizes,
-    st.just(RunEventType.STEP),
-    st.just(""),
-    st.just(""),
-    step_events.map(lambda event: (event,)),
-    st.sampled_from(RunState),
-) | st.builds(
-    RunEvent,
-    random_ids,
-    sizes,
-    st.just(RunEventType.PLANNED),
-    digests,
-    st.just(""),
-    st.just(()),
-    st.just(RunState.PLANNED),
-)
-audit_entries = st.builds(
-    AuditEntry,
-    project_id=ids,
-    entry_id=random_ids,
-    principal=ids,
-    action=ids,
-    resource=texts(100),
-    method=printable,
-    request_id=printable,
-    request_digest=digests,
-    time=times,
-    outcome=st.sampled_from(AuditOutcome),
-    reason=texts(20),
-    records=tuples(st.builds(AuditRecord, ids, digests)),
-    refusals=tuples(st.builds(AuditRefusal, st.integers(0, 1_000), ids)),
-    reply_digest=digests,
-)
-lineage_edges = st.builds(LineageEdge, texts(99), st.sampled_from(LineageRelation), texts(99))
+def run(rng: Rng) -> Run:
+    """A run with a decision either way."""
+    decision = admit(
+        "p",
+        run_spec(rng),
+        pipeline_registered=rng.random() < 0.5,
+        environment_registered=rng.random() < 0.5,
+        versions_registered=frozenset(),
+    )
+    return Run(random_id(rng), digest(rng), time(rng), labels(rng), decision)
 
-DOCUMENTS: dict[type, SearchStrategy[Any]] = {
-    Artifact: artifacts,
-    AuditEntry: audit_entries,
-    Dataset: datasets,
-    DatasetVersion: dataset_versions(),
-    EnvironmentLock: environment_locks,
-    ExecutionPlan: plans,
-    FileManifest: manifests,
-    LineageEdge: lineage_edges,
-    Metric: metrics,
-    PipelineSpec: pipelines(),
-    Project: projects,
-    Run: runs,
-    RunEvent: run_events,
-    RunSpec: run_specs,
-    StepEvent: step_events,
-    Token: tokens,
+
+def step_event(rng: Rng) -> StepEvent:
+    """An event of any type."""
+    kind = rng.choice(list(StepEventType))
+    error = rng.choice([ErrorKind.USER, ErrorKind.SYSTEM]) if kind is StepEventType.FAILED else ErrorKind.NONE
+    return StepEvent(printable(rng), name(rng), rng.randint(1, 100), kind, error, text(rng, 4_000), time(rng))
+
+
+def run_event(rng: Rng) -> RunEvent:
+    """An event of any type."""
+    kind = rng.choice(list(RunEventType))
+    return RunEvent(
+        random_id(rng),
+        rng.randint(1, 1_000),
+        kind,
+        digest(rng) if kind is RunEventType.PLANNED else "",
+        text(rng, 99) if kind is RunEventType.CANCEL_REQUESTED else "",
+        (step_event(rng),) if kind is RunEventType.STEP else (),
+        rng.choice(list(RunState)),
+    )
+
+
+def audit_entry(rng: Rng) -> AuditEntry:
+    """An entry with a few records and refusals."""
+    return AuditEntry(
+        project_id=name(rng),
+        entry_id=random_id(rng),
+        principal=name(rng),
+        action=name(rng),
+        resource=text(rng, 99),
+        method=printable(rng),
+        request_id=printable(rng),
+        request_digest=digest(rng),
+        time=time(rng),
+        outcome=rng.choice(list(AuditOutcome)),
+        reason=text(rng, 20),
+        records=some(rng, lambda r: AuditRecord(name(r), digest(r))),
+        refusals=some(rng, lambda r: AuditRefusal(r.randint(0, 1_000), name(r))),
+        reply_digest=digest(rng),
+    )
+
+
+MAKERS: dict[type, Callable[[Rng], Any]] = {
+    Artifact: lambda r: Artifact(random_id(r), name(r), r.randint(1, 100), name(r), digest(r), size(r), text(r, 2_000)),
+    AuditEntry: audit_entry,
+    Dataset: lambda r: Dataset(name(r), text(r, 2_000), labels(r)),
+    DatasetVersion: dataset_version,
+    EnvironmentLock: environment_lock,
+    ExecutionPlan: plan,
+    FileManifest: manifest,
+    LineageEdge: lambda r: LineageEdge(text(r, 99), r.choice(list(LineageRelation)), text(r, 99)),
+    Metric: lambda r: Metric(random_id(r), name(r), r.randint(1, 100), "a/b.c-d", size(r), decimal(r), time(r)),
+    PipelineSpec: pipeline,
+    Project: lambda r: Project(name(r), text(r, 100), text(r, 2_000), labels(r)),
+    Run: run,
+    RunEvent: run_event,
+    RunSpec: run_spec,
+    StepEvent: step_event,
+    Token: lambda r: Token(digest(r), name(r), r.choice(list(Role)), time(r)),
 }
+DOCUMENTS = {kind: generated(make) for kind, make in MAKERS.items()}
 
 
 def value_classes() -> list[type]:
@@ -358,12 +393,12 @@ _RUN_SPEC = RunSpec(
 SAMPLES: dict[type, Any] = {
     Artifact: Artifact(RUN_ID, "fit", 1, "model", ONE, 7, "file:///model"),
     AuditEntry: AuditEntry(
-        "p", "e", "who", "run.create", "projects/p", "CreateRun", "r", ONE, TIME, AuditOutcome.ACCEPTED, "", 
+        "p", "e", "who", "run.create", "projects/p", "CreateRun", "r", ONE, TIME, AuditOutcome.ACCEPTED, "",
         (AuditRecord("run", ONE),), (AuditRefusal(0, "STEP_UNKNOWN"),), TWO,
     ),
     Dataset: Dataset("cells", "Cells", (Label("team", "a"), Label("b", "c"))),
     DatasetVersion: DatasetVersion(
-        "cells", document.digest(document.dump(_FILES)), 3, "text/csv", "", 
+        "cells", document.digest(document.dump(_FILES)), 3, "text/csv", "",
         (Column("b", "int64"), Column("a", "utf8")), _FILES.files,
     ),
     EnvironmentLock: EnvironmentLock(

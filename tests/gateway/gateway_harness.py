@@ -13,7 +13,7 @@ from typing import Any
 import grpc.aio
 import httpx
 from animus_gateway.main import Gateway, open_channel, serve_gateway
-from google.api import annotations_pb2, http_pb2  # type: ignore[import-untyped]
+from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pool, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto

@@ -12,7 +12,7 @@ from animus_gateway.openapi import contract_comments, describe
 from animus_gateway.routes import compile_routes, contract_files
 from animus_gateway.status import Violation, invalid, status_json
 from gateway_harness import Stack, made_up_service
-from google.api.http_pb2 import HttpRule  # type: ignore[import-untyped]
+from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 from jsonschema import Draft202012Validator

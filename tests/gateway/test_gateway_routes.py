@@ -9,8 +9,8 @@ import pytest
 from animus_gateway.routes import Match, Route, Router, compile_routes, contract_files
 from animus_gateway.status import Refusal
 from gateway_harness import made_up_service
-from google.api.annotations_pb2 import http  # type: ignore[import-untyped]
-from google.api.http_pb2 import CustomHttpPattern, HttpRule  # type: ignore[import-untyped]
+from google.api.annotations_pb2 import http
+from google.api.http_pb2 import CustomHttpPattern, HttpRule
 
 CONTRACT = Router(compile_routes(contract_files()))
 DIGEST = "sha256:" + "0123456789abcdef" * 4

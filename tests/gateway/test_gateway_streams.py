@@ -11,7 +11,7 @@ import grpc.aio
 import httpx
 import pytest
 from gateway_harness import Stack, gateway_to, made_up_service, running
-from google.api.http_pb2 import HttpRule  # type: ignore[import-untyped]
+from google.api.http_pb2 import HttpRule
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 

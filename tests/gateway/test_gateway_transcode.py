@@ -19,7 +19,7 @@ from animus_gateway.transcode import (
     strict_json,
 )
 from gateway_harness import made_up_service
-from google.api.http_pb2 import HttpRule  # type: ignore[import-untyped]
+from google.api.http_pb2 import HttpRule
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message

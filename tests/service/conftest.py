@@ -18,13 +18,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from animus.config import Settings, load_settings
 from animus.server import Running, run_server
-from animus.v1 import access_pb2, project_pb2
 from animus.v1 import (
+    access_pb2,
     audit_pb2,
     dataset_pb2,
     environment_pb2,
     lineage_pb2,
     pipeline_pb2,
+    project_pb2,
     run_pb2,
     runtime_pb2,
 )
@@ -49,7 +50,7 @@ METHODS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Failure(Exception):  # noqa: N818
+class Failure(Exception):
     """A status other than OK, with its details unpacked."""
 
     code: str

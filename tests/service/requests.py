@@ -4,9 +4,9 @@ import secrets
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from service.conftest import Caller, Server
 
 from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2, runtime_pb2
+from service.conftest import Caller, Server
 
 ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64

@@ -10,14 +10,14 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from service.conftest import METHODS, Caller, Failure, Server, gathered
-from service.requests import create_run, prepare
 
 from animus.domain import access
 from animus.server import add_services
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
 from animus.v1 import access_pb2, audit_pb2, project_pb2, run_pb2
+from service.conftest import METHODS, Caller, Failure, Server, gathered
+from service.requests import create_run, prepare
 
 ROLES = [role for role in access.Role if not role.of_instance]
 
@@ -72,7 +72,7 @@ async def test_a_method_without_a_row_keeps_the_server_from_starting(
     """The start is refused with the method's name."""
     monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
     work = UnitOfWork(server.running.engine, lambda: "")
-    with pytest.raises(LookupError, match="animus.v1.RunService/GetRun has no row"):
+    with pytest.raises(LookupError, match=r"animus\.v1\.RunService/GetRun has no row"):
         add_services(grpc.aio.server(), work, Telemetry(""), b"k", server.settings)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from conftest import Database
 from google.protobuf.message import Message
-from service.conftest import Caller, Failure, Server
-from service.requests import create_run, event, plan_run, prepare, report, same
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
 from animus.v1 import run_pb2
+from service.conftest import Caller, Failure, Server
+from service.requests import create_run, event, plan_run, prepare, report, same
 
 MODES = ("not stored", "stored but unanswered", "cancelled")
 

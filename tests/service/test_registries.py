@@ -5,6 +5,16 @@ import time
 
 import pytest
 from google.protobuf import json_format
+
+from animus.v1 import (
+    audit_pb2,
+    dataset_pb2,
+    environment_pb2,
+    lineage_pb2,
+    pipeline_pb2,
+    run_pb2,
+    runtime_pb2,
+)
 from service.conftest import Failure, Server, gathered
 from service.requests import (
     ONE,
@@ -23,16 +33,6 @@ from service.requests import (
     step,
     two_steps,
     version,
-)
-
-from animus.v1 import (
-    audit_pb2,
-    dataset_pb2,
-    environment_pb2,
-    lineage_pb2,
-    pipeline_pb2,
-    run_pb2,
-    runtime_pb2,
 )
 
 
@@ -99,15 +99,11 @@ async def test_environments_and_pipelines_are_read_back(server: Server) -> None:
     spec = await server.admin("RegisterPipelineSpec", register_pipeline(two_steps()))
     get = pipeline_pb2.GetPipelineSpecRequest(project_id="p", digest=spec.record.digest)
     assert same(spec, await server.admin("GetPipelineSpec", get))
-    named = await server.admin(
-        "ListPipelineSpecs", pipeline_pb2.ListPipelineSpecsRequest(project_id="p", name="demo")
-    )
+    named = await server.admin("ListPipelineSpecs", pipeline_pb2.ListPipelineSpecsRequest(project_id="p", name="demo"))
     assert [(each.record.digest, each.HasField("spec")) for each in named.pipeline_specs] == [
         (spec.record.digest, False)
     ]
-    none = await server.admin(
-        "ListPipelineSpecs", pipeline_pb2.ListPipelineSpecsRequest(project_id="p", name="other")
-    )
+    none = await server.admin("ListPipelineSpecs", pipeline_pb2.ListPipelineSpecsRequest(project_id="p", name="other"))
     assert not none.pipeline_specs
     valid = await server.admin(
         "ValidatePipelineSpec",

@@ -3,6 +3,9 @@
 import asyncio
 
 import pytest
+from sqlalchemy import text
+
+from animus.v1 import audit_pb2, lineage_pb2, run_pb2, runtime_pb2
 from service.conftest import Failure, Server, gathered
 from service.requests import (
     ONE,
@@ -16,9 +19,6 @@ from service.requests import (
     report,
     same,
 )
-from sqlalchemy import text
-
-from animus.v1 import audit_pb2, lineage_pb2, run_pb2, runtime_pb2
 
 
 async def test_a_run_goes_from_specs_to_success(server: Server) -> None:

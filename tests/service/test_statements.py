@@ -18,6 +18,10 @@ from typing import Any
 import pytest
 from conftest import Database
 from google.protobuf.message import Message
+from sqlalchemy import make_url
+
+from animus.server import run_server
+from animus.v1 import access_pb2, project_pb2, run_pb2, runtime_pb2
 from service.conftest import METHODS, Caller, Server, open_channel, settings_for
 from service.requests import (
     artifact,
@@ -32,10 +36,6 @@ from service.requests import (
     two_steps,
     version,
 )
-from sqlalchemy import make_url
-
-from animus.server import run_server
-from animus.v1 import access_pb2, project_pb2, run_pb2, runtime_pb2
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "statements.json"
 
@@ -144,9 +144,7 @@ class Calls:
         unique = secrets.token_hex(8)
         if method == "CreateProject":
             project = project_pb2.Project(project_id=f"n{self._count}", display_name="", description="")
-            return project_pb2.CreateProjectRequest(
-                project_id=project.project_id, request_id=unique, project=project
-            )
+            return project_pb2.CreateProjectRequest(project_id=project.project_id, request_id=unique, project=project)
         if method == "CreateToken":
             token = access_pb2.Token(
                 token_digest=f"sha256:{secrets.token_hex(32)}", principal="bot", role=access_pb2.ROLE_VIEWER

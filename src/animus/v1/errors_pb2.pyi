@@ -36,7 +36,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_REQUEST_MALFORMED: _Reason.ValueType  # 2
     """INVALID_ARGUMENT. The bytes are no message of the method's request type, or nest too deep. Example: an HTTP proxy
-    cut the body.
+    cut the body. The HTTP gateway gives it too for what never becomes a call: NOT_FOUND for a path and UNIMPLEMENTED
+    for a method that no route has, RESOURCE_EXHAUSTED for a body over the limit.
     """
     REASON_PAGE_TOKEN_INVALID: _Reason.ValueType  # 3
     """INVALID_ARGUMENT. The page token was not issued by this control plane for this query. Example: a token of
@@ -121,7 +122,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_CONTENTION: _Reason.ValueType  # 91
     """ABORTED. Too many writers met at one resource; repeat the call with the same request_id."""
     REASON_DRAINING: _Reason.ValueType  # 92
-    """UNAVAILABLE. The server is shutting down; call another replica or repeat later."""
+    """UNAVAILABLE. The server behind the HTTP gateway does not answer: it starts, stops or is unreachable. Call another
+    replica or repeat later.
+    """
     REASON_DEADLINE: _Reason.ValueType  # 93
     """DEADLINE_EXCEEDED. The call took longer than its deadline or the server's limit. A mutation may have happened:
     repeat it with the same request_id to know.
@@ -142,7 +145,8 @@ REASON_FIELD_INVALID: Reason.ValueType  # 1
 """
 REASON_REQUEST_MALFORMED: Reason.ValueType  # 2
 """INVALID_ARGUMENT. The bytes are no message of the method's request type, or nest too deep. Example: an HTTP proxy
-cut the body.
+cut the body. The HTTP gateway gives it too for what never becomes a call: NOT_FOUND for a path and UNIMPLEMENTED
+for a method that no route has, RESOURCE_EXHAUSTED for a body over the limit.
 """
 REASON_PAGE_TOKEN_INVALID: Reason.ValueType  # 3
 """INVALID_ARGUMENT. The page token was not issued by this control plane for this query. Example: a token of
@@ -227,7 +231,9 @@ REASON_DATABASE_UNAVAILABLE: Reason.ValueType  # 90
 REASON_CONTENTION: Reason.ValueType  # 91
 """ABORTED. Too many writers met at one resource; repeat the call with the same request_id."""
 REASON_DRAINING: Reason.ValueType  # 92
-"""UNAVAILABLE. The server is shutting down; call another replica or repeat later."""
+"""UNAVAILABLE. The server behind the HTTP gateway does not answer: it starts, stops or is unreachable. Call another
+replica or repeat later.
+"""
 REASON_DEADLINE: Reason.ValueType  # 93
 """DEADLINE_EXCEEDED. The call took longer than its deadline or the server's limit. A mutation may have happened:
 repeat it with the same request_id to know.
