@@ -14,10 +14,10 @@ help: ## list the targets
 
 .PHONY: demo demo-down test
 demo: .venv/installed ## run a real pipeline on a stack of its own; Ctrl+C stops all of it
-	@$(BIN)/python demo/demo.py
+	@$(BIN)/python -m demo.demo
 
 demo-down: .venv/installed ## clean up after a demo that crashed
-	@$(BIN)/python demo/down.py
+	@$(BIN)/python -m demo.down
 
 test: .venv/installed ## run the tests, on a PostgreSQL of their own
 	@$(BIN)/python -m pytest tests
@@ -75,7 +75,7 @@ security: .venv/installed ## bandit
 	@$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src gateway migrations demo
 
 demo-smoke: .venv/installed ## the demo without a person, and what it prints is checked
-	@$(BIN)/python demo/smoke.py
+	@$(BIN)/python -m demo.smoke
 
 ## Release
 

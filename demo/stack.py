@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.processes import ended, launch, read_mark, stop, stop_marked, write_mark
+from demo.processes import end_group, ended, launch, read_mark, stop, stop_marked, write_mark
 from demo.state import CHECKOUT, DemoError
 
 Tree = dict[str, Any]
@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 START_SECONDS = 120.0
 STOP_SECONDS = 40.0
 PATIENCE_SECONDS = 90.0  # for all tries of a call
-MAX_RESTARTS = 3
+MAX_RESTARTS = 5
 ABORTED = 10  # google.rpc.Code: repeat the call; over HTTP it has the same status as ALREADY_EXISTS
 
 
@@ -68,27 +68,20 @@ class Stack:
 
     def wait(self) -> None:
         """Waits until the server answers. Raises DemoError when it ends or takes too long."""
-        assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
-        while not self._up(self._process.pid):
-            if ended(self._process, 0.05):
-                raise DemoError(f"the server ended at its start: {self._last_words()}")
-            if time.monotonic() > deadline:
-                raise DemoError(f"the server was not up within {START_SECONDS:.0f} s: see {self._folder}/server.log")
+        if not self._came_up():
+            raise DemoError(f"the server ended {self._how()} at its start: {self._last_words()}")
 
     def check(self) -> None:
         """Starts the server again if it died; raises DemoError when that happened too often."""
         assert self._process is not None
-        if not ended(self._process, 0):
-            return
-        code = stop(self._process, 0)
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
-        if self._restarts == MAX_RESTARTS:
-            raise DemoError(f"the server ended {how} once more: see {self._folder}/server.log")
-        self._restarts += 1
-        print(f"    the server ended {how}: starting it again", flush=True)
-        self.start()
-        self.wait()
+        while ended(self._process, 0):
+            if self._restarts == MAX_RESTARTS:
+                raise DemoError(f"the server ended {self._how()} once more: see {self._folder}/server.log")
+            self._restarts += 1
+            print(f"    the server ended {self._how()}: starting it again", flush=True)
+            self.start()
+            if not self._came_up() and self._process.wait() > 0:  # it says itself why it does not start
+                raise DemoError(f"the server ended {self._how()} at its start: {self._last_words()}")
 
     def ended(self, within: float) -> bool:
         """Whether the server has ended, waiting up to so many seconds."""
@@ -147,6 +140,23 @@ class Stack:
             return response.status, replayed, json.loads(response.read())
         finally:
             connection.close()
+
+    def _came_up(self) -> bool:
+        """Waits until the server answers or has ended. Raises DemoError when neither happens."""
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while not self._up(self._process.pid):
+            if ended(self._process, 0.05):
+                return False
+            if time.monotonic() > deadline:
+                raise DemoError(f"the server was not up within {START_SECONDS:.0f} s: see {self._folder}/server.log")
+        return True
+
+    def _how(self) -> str:
+        """How the server ended."""
+        assert self._process is not None
+        code = end_group(self._process)
+        return f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
 
     def _up(self, pid: int) -> bool:
         """Whether this process says where it listens, and answers there."""

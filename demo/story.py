@@ -34,7 +34,7 @@ PROJECT = "demo"
 DATASET = "breast-cancer-wisconsin"
 REPOSITORY = "animus-demo"  # a name and no path, so that each clone has the same RunSpec
 TOKEN_DAYS = 30
-MAX_RUNNERS = 3
+MAX_RUNNERS = 5
 
 SOURCE = "pkg:pypi/scikit-learn#sklearn/datasets/data/breast_cancer.csv"
 ABOUT = (

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 
 def default_data_dir() -> Path:
@@ -19,10 +18,10 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "animus"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """How a server runs."""
 
-    model_config = SettingsConfigDict(env_prefix="ANIMUS_", extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     data_dir: Path = Field(default_factory=default_data_dir, description="Embedded database, keys, first token.")
     database_url: SecretStr = Field(
@@ -33,19 +32,19 @@ class Settings(BaseSettings):
     )
     pgbouncer: bool = Field(default=False, description="Set for pgbouncer in transaction mode: no prepared statements.")
     pool_size: int = Field(default=20, ge=2, le=500, description="Database connections at most.")
-    grpc_host: str = "127.0.0.1"
-    grpc_port: int = Field(default=7443, ge=0, le=65_535, description="0 for any.")
+    grpc_host: str = Field(default="127.0.0.1", description="Address of gRPC.")
+    grpc_port: int = Field(default=7443, ge=0, le=65_535, description="Port of gRPC; 0 for any.")
     gateway: bool = Field(default=True, description="Serve HTTP/JSON in this process too.")
-    gateway_host: str = "127.0.0.1"
-    gateway_port: int = Field(default=8080, ge=0, le=65_535, description="0 for any.")
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(default=9464, ge=0, le=65_535, description="Prometheus; 0 for any.")
+    gateway_host: str = Field(default="127.0.0.1", description="Address of HTTP.")
+    gateway_port: int = Field(default=8080, ge=0, le=65_535, description="Port of HTTP; 0 for any.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of Prometheus metrics.")
+    metrics_port: int = Field(default=9464, ge=0, le=65_535, description="Port of Prometheus metrics; 0 for any.")
     insecure_bind: bool = Field(
         default=False, description="Allow plain text on addresses other than loopback: anyone on the way reads tokens."
     )
     reflection: bool = Field(default=False, description="Serve gRPC reflection without a token.")
-    max_message_bytes: int = Field(default=16 << 20, ge=1 << 20, le=64 << 20)
-    call_timeout_seconds: float = Field(default=30.0, gt=0, le=300)
+    max_message_bytes: int = Field(default=16 << 20, ge=1 << 20, le=64 << 20, description="Largest request.")
+    call_timeout_seconds: float = Field(default=30.0, gt=0, le=300, description="Longest a call may take.")
     drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Grace for open calls after SIGTERM.")
     page_token_key: SecretStr = Field(
         default=SecretStr(""),
@@ -54,8 +53,8 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field(
         default="", description="OTLP/HTTP collector, such as http://collector:4318; empty: off."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of logs.")
+    log_format: Literal["json", "text"] = Field(default="json", description="`json` for machines, `text` for people.")
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -71,4 +70,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
                 values[name] = Path(environ[f"{variable}_FILE"]).read_text().strip()
             except OSError as error:
                 raise ValueError(f"{variable}_FILE: {error.strerror}") from None
-    return Settings(**values)  # type: ignore[arg-type]
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = [f"ANIMUS_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        raise ValueError("; ".join(faults)) from None

@@ -60,7 +60,7 @@ from animus.domain.run import (
 )
 from animus.domain.state import RunEvent, RunEventType, RunState, StepEvent, StepEventType
 
-LAW = settings(max_examples=100, deadline=None)
+LAW = settings(max_examples=60, deadline=None)
 
 ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64
@@ -403,7 +403,8 @@ SAMPLES: dict[type, Any] = {
     ),
     EnvironmentLock: EnvironmentLock(
         (Image(IMAGE), Image(f"b@{TWO}")), "3.11.7", "linux", "x86_64",
-        (Package("numpy", "2.0"), Package("attrs", "1")), ONE, (Accelerator("H100", 8, "550"), Accelerator("A", 1, "1")),
+        (Package("numpy", "2.0"), Package("attrs", "1")), ONE,
+        (Accelerator("H100", 8, "550"), Accelerator("A", 1, "1")),
     ),
     ExecutionPlan: make_plan(ONE, TWO, _PIPELINE),
     FileManifest: _FILES,

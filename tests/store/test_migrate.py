@@ -162,7 +162,7 @@ def test_the_revisions_are_found_in_a_wheel(directory: Path) -> None:
     """A wheel carries `migrations/` inside the package, and what is installed from it finds them there."""
     root = Path(__file__).parents[2]
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)]
-    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=60)
     (wheel,) = directory.glob("*.whl")
     installed = directory / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
@@ -174,5 +174,6 @@ def test_the_revisions_are_found_in_a_wheel(directory: Path) -> None:
         check=True,
         capture_output=True,
         text=True,
+        timeout=60,
     )
     assert done.stdout.split() == [str(installed / "animus" / "migrations"), head()]

@@ -341,7 +341,8 @@ class EmbeddedPostgres:
             shutil.copytree(package.with_name(f"{_PACKAGE}.libs"), temporary / f"{_PACKAGE}.libs")
             for path in (home, *home.rglob("*")):
                 path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
-            os.sync()
+                if path.is_file():
+                    _sync(path)
             temporary.rename(copy)
             _sync(home)
         return copy / _PACKAGE
@@ -790,9 +791,9 @@ def _write_secret(path: Path, text: str) -> None:
         os.fsync(descriptor)
 
 
-def _sync(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    """Makes a file's content, or the names in a directory, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
