@@ -145,7 +145,8 @@ SPACES = ["\n", "\r", "\r\n", "\t", " ", "\x0b", "\x0c", "\x1c", "\x85", "\u00a0
 BROKEN = ["\x00", "\x7f", "\x1b[31m", "\ud800", "\udfff", "\U0010ffff"]
 # A confusable for each of some characters; several fold to ASCII under NFKC or when case is ignored.
 CONFUSABLES = {
-    "a": "аɑａ", "b": "Ьｂ", "c": "сⅽｃ", "e": "еｅ", "i": "іıⅰİ", "k": "\u212aｋ", "o": "оοｏ", "s": "ſѕｓ", "x": "хⅹｘ",
+    "a": "аɑａ", "b": "Ьｂ", "c": "сⅽｃ", "e": "еｅ", "i": "іıⅰİ", "k": "\u212aｋ", "o": "оοｏ", "s": "ſѕｓ",
+    "x": "хⅹｘ",
     "0": "٠０𝟎⁰", "1": "١１𝟏¹²", "2": "２²", "3": "３③", "-": "‐‑–−－", ".": "․。．", "/": "⁄∕／", ":": "：ː",
     "@": "＠", "_": "＿‿", "T": "Ｔ", "Z": "Ζ", "m": "ｍⅿ", "p": "р", "z": "ᴢ",
 }  # fmt: skip
@@ -164,11 +165,9 @@ def adversarial(value: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(("name", "value"), CASES)
 def test_lookalikes_are_refused(name: str, value: str) -> None:
-    """A line feed at the end, other scripts' letters and digits, right-to-left marks, spaces nobody sees, surrogates."""
+    """A line feed at the end, other scripts' letters and digits, marks and spaces that nobody sees, surrogates."""
     check = ACCEPTED[name][0]
-    taken = [repr(each) for each in adversarial(value) if accepts(check, each)]
-    # A space of ASCII is inside no rule; only what is refused is left.
-    assert taken == []
+    assert [repr(each) for each in adversarial(value) if accepts(check, each)] == []
 
 
 def test_a_careless_check_lets_lookalikes_pass() -> None:
@@ -261,7 +260,7 @@ def test_times_sort_as_text() -> None:
 # Text, numbers, counts.
 
 
-@pytest.mark.parametrize("odd", [*map(chr, {*range(32), *range(0x7F, 0xA0)} - {9, 10}), "\ud800", "\udfff"])
+@pytest.mark.parametrize("odd", [*map(chr, {*range(32), *range(0x7F, 0xA0)} - {9, 10}), *BROKEN[-3:-1]])
 def test_text_holds_no_control_character(odd: str) -> None:
     """Those of ASCII and of Latin-1, NUL and lone surrogates are refused wherever they stand."""
     for text in (odd, f"a{odd}", f"{odd}a", f"a{odd}b"):
@@ -342,7 +341,8 @@ PATTERNS = {
     if isinstance(value, re.Pattern)
 }
 UNITS = [
-    "a", "0", "1", "9", "-", ".", "_", "/", "a-", "-a", "a.", "0.", ".0", "1.0", "10", "01", "a/", "a@", "@sha256:", "m",
+    "a", "0", "1", "9", "-", ".", "_", "/", "a-", "-a", "a.", "0.", ".0", "1.0", "10", "01", "a/", "a@", "@sha256:",
+    "m",
     "Ki", "1Ki", "sha256:", "animus_a_", "T", ":", "~", "!", "A", "f", "é", " ", "\n", "1000m",
 ]  # fmt: skip
 STARTS = ["", "-", "0.", "a/", "sha256:", "a@sha256:", "animus_", "animus_a_", "1."]

@@ -1,0 +1,114 @@
+"""Access: the table of roles keeps duties apart, and a token is what its pattern says and no more."""
+
+import secrets
+
+import pytest
+
+from animus.domain.access import METHODS, PUBLIC, TOKEN, Principal, Role, Token, check_token_scope
+from animus.domain.names import SYSTEM_PROJECT
+from domain.test_names import BROKEN, INVISIBLE, SPACES, refusal
+from domain.values import ONE, TIME
+
+READS = ("Get", "List", "Validate", "DryRun")
+OURS = {name: roles for name, roles in METHODS.items() if name.startswith("animus.v1.")}
+CHANGES = {name for name in OURS if not name.split("/")[1].startswith(READS)}
+
+
+def overreach(table: dict[str, frozenset[Role]]) -> set[tuple[str, Role]]:
+    """The methods that a role may call and that its duty does not need."""
+    found = set()
+    for name, roles in table.items():
+        change = not name.split("/")[1].startswith(READS)
+        if change:
+            found |= {(name, role) for role in roles & {Role.VIEWER, Role.AUDITOR, Role.INSTANCE_AUDITOR}}
+        if "AuditService" in name:
+            found |= {(name, role) for role in roles & {Role.OPERATOR, Role.RUNTIME, Role.VIEWER}}
+        if change and "RuntimeService" not in name and Role.RUNTIME in roles:
+            found.add((name, Role.RUNTIME))
+        if "RuntimeService" in name and Role.OPERATOR in roles:
+            found.add((name, Role.OPERATOR))
+        if name.endswith(("CreateToken", "CreateProject")):
+            found |= {(name, role) for role in roles - {Role.ADMIN, Role.INSTANCE_ADMIN}}
+    return found
+
+
+def test_no_role_may_do_more_than_its_duty() -> None:
+    """Who only reads changes nothing; who runs steps registers nothing; who operates neither reports nor audits."""
+    assert overreach(METHODS) == set()
+    assert METHODS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}
+    assert len(CHANGES) >= 10
+
+
+def test_a_role_that_may_do_more_is_found() -> None:
+    """One planted right is one fault."""
+    for name, role in (
+        ("animus.v1.RunService/CreateRun", Role.VIEWER),
+        ("animus.v1.RunService/CreateRun", Role.RUNTIME),
+        ("animus.v1.AuditService/GetAuditEntry", Role.OPERATOR),
+        ("animus.v1.AccessService/CreateToken", Role.OPERATOR),
+        ("animus.v1.RuntimeService/ReportStepEvents", Role.OPERATOR),
+    ):
+        assert overreach({name: METHODS[name] | {role}}) == {(name, role)}
+
+
+def test_only_health_and_reflection_are_public() -> None:
+    """No method of ours answers without a token."""
+    public = {name for name, roles in METHODS.items() if roles == PUBLIC}
+    assert public
+    assert all(name.startswith(("grpc.health.", "grpc.reflection.")) for name in public)
+    assert all(OURS.values())
+
+
+def test_the_instance_admin_may_call_everything() -> None:
+    """Nobody is locked out of an instance."""
+    assert {name for name, roles in OURS.items() if Role.INSTANCE_ADMIN not in roles} == set()
+
+
+def test_a_principal_sees_its_own_project_only() -> None:
+    """Roles of the instance reach every project, others one."""
+    for role in Role:
+        principal = Principal("ci", role, "p")
+        assert principal.sees("p")
+        assert principal.sees("q") == role.of_instance == role.name.startswith("INSTANCE_")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_roles_of_the_instance_belong_to_its_project(role: Role) -> None:
+    """An instance role outside the system project, and any other inside it, is refused."""
+    token = Token(ONE, "ci", role, TIME)
+    right, wrong = (SYSTEM_PROJECT, "p") if role.of_instance else ("p", SYSTEM_PROJECT)
+    check_token_scope(right, token)
+    assert refusal(check_token_scope, wrong, token).field == "token.role"
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        (("animus_secret", "ci", Role.VIEWER, TIME), "tokenDigest"),
+        ((ONE, "ci@example", Role.VIEWER, TIME), "principal"),
+        ((ONE, "ci", Role.VIEWER, ""), "expireTime"),
+        ((ONE, "ci", Role.VIEWER, "2026-01-31"), "expireTime"),
+    ],
+)
+def test_a_token_outside_its_rules_is_refused_by_field(values: tuple[str, str, Role, str], field: str) -> None:
+    """A registration holds a digest, never the token, and an end."""
+    assert refusal(Token, *values).field == field
+
+
+def test_a_token_text_names_its_project_in_one_way() -> None:
+    """43 characters of base64 without padding follow the project; a random part with underscores is no other project."""
+    for project in ("p", "a-b", "z" * 63):
+        for random in ("A" * 43, "_" * 43, "-" * 43, "a_b" * 14 + "c", secrets.token_urlsafe(32)):
+            match = TOKEN.fullmatch(f"animus_{project}_{random}")
+            assert match
+            assert match[1] == project
+
+
+def test_what_only_looks_like_a_token_is_none() -> None:
+    """Padding, other lengths, other letters and a line feed at the end are no token."""
+    good = "animus_p_" + "A" * 43
+    odd = [*INVISIBLE, *SPACES, *BROKEN]
+    near = ["", "animus_p_", "animus__" + "A" * 43, "animus_" + "A" * 43, "Animus_p_" + "A" * 43, good + "A", good[:-1]]
+    near += [good + "=", "animus_P_" + "A" * 43, "Bearer " + good, "animus_-_" + "A" * 43, "animus_p_" + "Ａ" * 43]
+    assert TOKEN.fullmatch(good)
+    assert [each for each in [*near, *(good + o for o in odd), *(o + good for o in odd)] if TOKEN.fullmatch(each)] == []
