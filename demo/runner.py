@@ -245,12 +245,9 @@ class Runner:
         if number > 1 and not self.pause(self.delays[step][number - 2]):
             return
         attempt = self.attempt(step, number)
-        if attempt.kept("started", runtime_pb2.ReportStepEventsRequest()) is not None:
-            # Written by a runner that was lost before the control plane knew: tell it, and settle what is known.
-            if self.send_events(attempt, "started"):
-                self.settle(attempt, run.state)
-            return
-        attempt.keep("started", self.event(attempt, "started", runtime_pb2.STEP_EVENT_TYPE_STARTED))
+        # Written before: its runner was lost before it knew that the report was stored, so the step never ran.
+        if attempt.kept("started", runtime_pb2.ReportStepEventsRequest()) is None:
+            attempt.keep("started", self.event(attempt, "started", runtime_pb2.STEP_EVENT_TYPE_STARTED))
         if not self.send_events(attempt, "started"):
             return
         say(f"    {step:<10} attempt {number}  started")

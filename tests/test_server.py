@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import Database, short_temporary_directory
-from service.conftest import Caller, Failure, Server, open_channel, server  # noqa: F401 (a fixture)
+from service.conftest import Caller, Failure, open_channel
 from service.requests import create_run, dataset, prepare
 
 from animus.v1 import audit_pb2, project_pb2, run_pb2
@@ -241,29 +241,3 @@ async def test_a_dead_collector_delays_nothing(database: Database, tmp_path: Pat
     async with open_channel(state["grpc"]) as channel:
         await process.admin(channel)("CreateProject", create_project())
     assert process.end(signal.SIGTERM) == 0
-
-
-async def test_the_database_may_go_and_come_back(server: Server, database: Database) -> None:
-    """Connections that the database ended are replaced: a call fails with UNAVAILABLE at most once for each."""
-    from sqlalchemy import text
-    from sqlalchemy.ext.asyncio import create_async_engine
-
-    request = run_pb2.ListRunsRequest(project_id="p")
-    await asyncio.gather(*(server.admin("ListRuns", request) for _ in range(10)))
-    engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as admin:
-        await admin.execute(
-            text(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND usename = 'animus_service'"
-            )
-        )
-    await engine.dispose()
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                await server.admin("ListRuns", request)
-            except Failure as failure:
-                assert failure.code == "UNAVAILABLE"
-            else:
-                break

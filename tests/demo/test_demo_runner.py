@@ -91,7 +91,8 @@ def test_a_runner_killed_at_any_report_ends_in_one_run_without_repeats(tmp_path:
         assert control.state.run is RunState.SUCCEEDED
         assert control.types("one") == [(1, "started"), (1, "failed"), (2, "started"), (2, "succeeded")]
         assert len(control.artifacts) == len(control.metrics) == 1
-        assert len(control.requests) == len({event.event_id for event in control.events}) + 2
+        assert len(control.replies) == len({event.event_id for event in control.events}) + 2
+        assert all(len(bodies) == 1 for bodies in control.sent.values())  # a repeat is the same, to the microsecond
 
 
 def test_an_attempt_whose_end_was_written_is_not_run_again(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_another_environment_is_refused_before_anything_starts(tmp_path: Path) -
         code, output = finish(here.start_runner())
         assert code == 1
         assert "this environment is sha256:" in output
-        assert not here.control.requests
+        assert not here.control.sent
 
 
 def wait_for_step(folder: Path, runner: "subprocess.Popen[str]") -> int:

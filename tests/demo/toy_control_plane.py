@@ -50,7 +50,7 @@ class ControlPlane(
         self.artifacts: list[runtime_pb2.ArtifactReport] = []
         self.metrics: list[runtime_pb2.MetricReport] = []
         self.cancel_requested = False
-        self.requests: dict[str, bytes] = {}
+        self.sent: dict[str, set[bytes]] = {}  # by request_id: each body that came, stored or not
         self.replies: dict[str, Message] = {}
         self.before: Callable[[str], None] = lambda request_id: None
         self.after: Callable[[str], None] = lambda request_id: None
@@ -158,21 +158,18 @@ class ControlPlane(
     def _change(
         self, request_id: str, request: Message, write: Callable[[], Reply], context: grpc.ServicerContext
     ) -> Reply:
-        """Answers a request_id once and for ever, and refuses another body under it."""
+        """Answers a request_id once and for ever."""
         assert dict(context.invocation_metadata())["authorization"] == f"Bearer {TOKEN}"
-        body = codec.request_bytes(request)
+        self.sent.setdefault(request_id, set()).add(codec.request_bytes(request))
         try:
             self.before(request_id)
             with self._mutex:
                 if request_id not in self.replies:
                     self.replies[request_id] = write()
-                    self.requests[request_id] = body
                 reply = self.replies[request_id]
             self.after(request_id)
         except LostReplyError:
             context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
-        if self.requests[request_id] != body:
-            context.abort(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
         assert reply.DESCRIPTOR is not None
         return reply  # type: ignore[return-value]  # of the type that `write` gave when the id was new
 

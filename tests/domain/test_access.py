@@ -6,8 +6,8 @@ import pytest
 
 from animus.domain.access import METHODS, PUBLIC, TOKEN, Principal, Role, Token, check_token_scope
 from animus.domain.names import SYSTEM_PROJECT
-from domain.test_names import BROKEN, INVISIBLE, SPACES, refusal
-from domain.values import ONE, TIME
+from domain.test_names import BROKEN, INVISIBLE, SPACES
+from domain.values import ONE, TIME, refusal
 
 READS = ("Get", "List", "Validate", "DryRun")
 OURS = {name: roles for name, roles in METHODS.items() if name.startswith("animus.v1.")}
@@ -96,7 +96,7 @@ def test_a_token_outside_its_rules_is_refused_by_field(values: tuple[str, str, R
 
 
 def test_a_token_text_names_its_project_in_one_way() -> None:
-    """43 characters of base64 without padding follow the project; a random part with underscores is no other project."""
+    """43 characters follow the project; with underscores among them they name no other project."""
     for project in ("p", "a-b", "z" * 63):
         for random in ("A" * 43, "_" * 43, "-" * 43, "a_b" * 14 + "c", secrets.token_urlsafe(32)):
             match = TOKEN.fullmatch(f"animus_{project}_{random}")

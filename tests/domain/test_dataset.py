@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from animus.domain import document
 from animus.domain.dataset import MAX_COLUMNS, MAX_FILES, Column, Dataset, DatasetVersion, File, FileManifest
 from animus.domain.document import MAX_INTEGER
-from domain.test_names import refusal
-from domain.values import LAW, ONE, SAMPLES, TWO, generated, manifest
+from domain.values import LAW, ONE, SAMPLES, TWO, generated, manifest, refusal
 
 VERSION: DatasetVersion = SAMPLES[DatasetVersion]
 SINGLE = dataclasses.replace(VERSION, files=(), content_digest=ONE, size_bytes=7)

@@ -15,8 +15,7 @@ from animus.domain.environment import (
     Image,
     Package,
 )
-from domain.test_names import refusal
-from domain.values import IMAGE, ONE, SAMPLES
+from domain.values import IMAGE, ONE, SAMPLES, refusal
 
 LOCK: EnvironmentLock = SAMPLES[EnvironmentLock]
 

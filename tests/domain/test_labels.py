@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animus.domain.labels import MAX_LABELS, Label, sorted_labels
-from domain.test_names import refusal
-from domain.values import LAW
+from domain.values import LAW, refusal
 
 
 @LAW

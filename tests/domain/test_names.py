@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from types import FrameType, ModuleType
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,17 +16,9 @@ from hypothesis import strategies as st
 from animus.domain import access, dataset, document, environment, labels, lineage, names, pipeline, run, state
 from animus.domain.errors import Invalid, Violation
 from animus.domain.run import check_random_id
-from domain.values import LAW, ONE
+from domain.values import LAW, ONE, refusal
 
 Check = Callable[[str], None]
-
-
-def refusal(call: Callable[..., Any], *args: Any, **named: Any) -> Violation:
-    """The one violation that a call raises."""
-    with pytest.raises(Invalid) as caught:
-        call(*args, **named)
-    (found,) = caught.value.violations
-    return found
 
 
 def accepts(check: Check, value: str) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+import pytest
+from google.protobuf.message import Message
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -21,8 +23,9 @@ from animus.domain import document
 from animus.domain.access import Role, Token
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal
 from animus.domain.dataset import Column, Dataset, DatasetVersion, File, FileManifest
-from animus.domain.document import MAX_INTEGER
+from animus.domain.document import MAX_INTEGER, json_name
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
+from animus.domain.errors import Invalid, Violation
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge, LineageRelation
 from animus.domain.names import format_time
@@ -334,6 +337,14 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
 DOCUMENTS = {kind: generated(make) for kind, make in MAKERS.items()}
 
 
+def refusal(call: Callable[..., Any], *args: Any, **named: Any) -> Violation:
+    """The one violation that a call raises."""
+    with pytest.raises(Invalid) as caught:
+        call(*args, **named)
+    (found,) = caught.value.violations
+    return found
+
+
 def value_classes() -> list[type]:
     """Every value class of the domain, by name."""
     found = {
@@ -482,12 +493,23 @@ def shuffled(value: Any, rng: random.Random, fields: set[tuple[str, str]]) -> An
     return type(value)(**parts)
 
 
-def read_paths(tree: Any, path: str = "") -> dict[str, Any]:
-    """Every scalar of a JSON tree by its path."""
-    if isinstance(tree, dict):
-        items = [(document.join(path, key), value) for key, value in tree.items()]
-    elif isinstance(tree, list):
-        items = [(f"{path}[{index}]", value) for index, value in enumerate(tree)]
-    else:
-        return {path: tree}
-    return {place: scalar for below, value in items for place, scalar in read_paths(value, below).items()}
+def fill(message: Message, tree: dict[str, Any]) -> None:
+    """Fills a message from the tree of a value, as a client would: enums by name, what the tree lacks left out."""
+    for field in message.DESCRIPTOR.fields:
+        if json_name(field.name) not in tree:
+            continue
+        value = tree[json_name(field.name)]
+        for item in value if field.is_repeated else [value]:
+            if field.message_type is not None:
+                child = getattr(message, field.name)
+                child = child.add() if field.is_repeated else child
+                child.SetInParent()
+                fill(child, item)
+                continue
+            if field.enum_type is not None:
+                prefix = field.enum_type.values[0].name.removesuffix("UNSPECIFIED")
+                item = field.enum_type.values_by_name[prefix + item.upper()].number
+            if field.is_repeated:
+                getattr(message, field.name).append(item)
+            else:
+                setattr(message, field.name, item)

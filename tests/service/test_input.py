@@ -130,6 +130,20 @@ async def test_faults_of_several_steps_are_named_at_once(server: Server) -> None
     ]
 
 
+async def test_an_error_with_many_violations_still_arrives(server: Server) -> None:
+    """As many as the caller can receive, and the message says how many there are."""
+    spec = json_format.ParseDict(two_steps(), pipeline_pb2.PipelineSpec())
+    for index in range(500):
+        spec.spec.steps.add(name=f"s{index}")
+    request = register_pipeline(two_steps())
+    request.pipeline_spec.CopyFrom(spec)
+    with pytest.raises(Failure) as found:
+        await server.admin("RegisterPipelineSpec", request)
+    assert found.value.reason == "FIELD_INVALID"
+    assert len(found.value.fields) > 10
+    assert "(and 99 more)" in found.value.message
+
+
 BAD_RUNS: dict[str, tuple[Callable[[run_pb2.RunSpec], object], str, str]] = {
     "short commit": (lambda s: setattr(s.commit, "sha", "abc1234"), "FIELD_INVALID", "runSpec.commit.sha"),
     "branch": (lambda s: setattr(s.commit, "sha", "main"), "FIELD_INVALID", "runSpec.commit.sha"),

@@ -125,7 +125,7 @@ def sorted_set(items: tuple[Item, ...], key: Callable[[Item], str], field: str, 
     for index, item in enumerate(items):
         if key(item) in seen:
             where = f"{field}[{index}].{inner}" if inner else f"{field}[{index}]"
-            raise invalid(where, f"repeats {key(item)!r} of {field}[{seen[key(item)]}]")
+            raise invalid(where, f"repeats {str(key(item))!r} of {field}[{seen[key(item)]}]")
         seen[key(item)] = index
     return tuple(sorted(items, key=key))
 

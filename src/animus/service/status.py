@@ -8,6 +8,9 @@ from google.rpc import error_details_pb2, status_pb2
 from animus.domain.errors import Conflict, Denied, DomainError, Invalid, NotFound, Refused, Unavailable
 
 DOMAIN = "animus"
+# gRPC carries details in trailing metadata, of which clients take 8 KiB by default; base64 and the rest need room.
+MAX_TEXT = 1_000  # characters of one text
+MAX_VIOLATIONS_BYTES = 3_000
 RETRY_AFTER_SECONDS = 1
 
 CODES: dict[type[DomainError], grpc.StatusCode] = {
@@ -32,34 +35,37 @@ def code_of(error: DomainError) -> grpc.StatusCode:
 
 
 def status_of(error: DomainError) -> status_pb2.Status:
-    """The rich status of an error."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)]
+    """The rich status of an error. Long texts are cut, and violations left out beyond what callers can receive."""
+    metadata = {key: _cut(value) for key, value in error.details.items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, Invalid):
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                    for v in error.violations
-                ]
-            )
-        )
+        details.append(_bad_request(error))
     elif isinstance(error, NotFound):
-        details.append(error_details_pb2.ResourceInfo(resource_type=error.kind, resource_name=error.name))
+        details.append(error_details_pb2.ResourceInfo(resource_type=error.kind, resource_name=_cut(error.name)))
     elif isinstance(error, Refused):
-        details.append(
-            error_details_pb2.PreconditionFailure(
-                violations=[
-                    error_details_pb2.PreconditionFailure.Violation(
-                        type=error.reason, subject=error.subject, description=error.message
-                    )
-                ]
-            )
+        violation = error_details_pb2.PreconditionFailure.Violation(
+            type=error.reason, subject=error.subject, description=error.message
         )
+        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
     elif isinstance(error, Unavailable):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.seconds = RETRY_AFTER_SECONDS
         details.append(retry)
-    return _status(code_of(error), error.message, details)
+    return _status(code_of(error), _cut(error.message), details)
+
+
+def _bad_request(error: Invalid) -> error_details_pb2.BadRequest:
+    found = error_details_pb2.BadRequest()
+    for violation in error.violations:
+        found.field_violations.add(field=_cut(violation.field), description=_cut(violation.description))
+        if found.ByteSize() > MAX_VIOLATIONS_BYTES and len(found.field_violations) > 1:
+            del found.field_violations[-1]
+            break
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 def internal_status(trace_id: str) -> status_pb2.Status:
