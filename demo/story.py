@@ -93,9 +93,10 @@ def word(enum: str, prefix: str) -> str:
 class Story:
     """The demo's run, from its registrations to what is on record about it."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path, commit: str) -> None:
         self.stack = stack
         self.folder = folder
+        self.commit = commit
         self.data = folder / "data" / DATASET
         self.token = folder / "runner.token"
         self.requests: set[str] = set()  # the request ids of the changes that were asked for
@@ -173,7 +174,7 @@ class Story:
             kind="Run",
             pipeline_spec_digest=digest,
             datasets=(DatasetBinding("tumours", DATASET, version.content_digest),),
-            commit=Commit(REPOSITORY, head_commit()),
+            commit=Commit(REPOSITORY, self.commit),
             environment_lock_digest=environment,
             parameters=PARAMETERS,
         )

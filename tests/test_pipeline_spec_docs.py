@@ -1,6 +1,7 @@
 """docs/pipeline-spec.md and its JSON Schemas say what the code does: every field, every rule, every number."""
 
 import copy
+import dataclasses
 import json
 import os
 import random
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,18 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 
 from animus.codec import decode, encode
 from animus.domain import names
-from animus.domain.document import differing_paths, digest, dump, fields_of, from_tree, parse_text, tree_of
+from animus.domain.document import (
+    MAX_DEPTH,
+    MAX_VIOLATIONS,
+    differing_paths,
+    digest,
+    dump,
+    fields_of,
+    from_tree,
+    json_name,
+    parse_text,
+    tree_of,
+)
 from animus.domain.errors import Invalid, Violation
 from animus.domain.labels import MAX_LABELS, Label
 from animus.domain.pipeline import (
@@ -107,7 +118,7 @@ def classes_of(kind: type) -> list[type]:
     """A class and those that its fields are made of, all the way down."""
     found = [kind]
     for each in found:
-        items: set[type] = {item_of(hint) for _, _, hint in fields_of(each) if is_dataclass(item_of(hint))}
+        items: set[type] = {item_of(hint) for _, _, hint in fields_of(each) if dataclasses.is_dataclass(item_of(hint))}
         found += sorted(items.difference(found), key=lambda item: item.__name__)
     return found
 
@@ -119,7 +130,7 @@ def objects(kind: type, tree: Any) -> Iterator[tuple[type, Any]]:
     """The objects of a tree, each with its class."""
     yield kind, tree
     for _, key, hint in fields_of(kind):
-        if is_dataclass(item_of(hint)):
+        if dataclasses.is_dataclass(item_of(hint)):
             for each in tree[key] if is_list(hint) else [tree[key]]:
                 yield from objects(item_of(hint), each)
 
@@ -263,7 +274,7 @@ CONDITIONS: dict[type, list[Schema]] = {
 def property_of(kind: type, key: str, hint: Any) -> Schema:
     """The schema of a field: its type, and its rule."""
     item = item_of(hint)
-    if is_dataclass(item):
+    if dataclasses.is_dataclass(item):
         of_item = ref(typing.cast(type, item).__name__)
     elif issubclass(item, StrEnum):
         of_item = {"enum": [member.value for member in item]}
@@ -522,52 +533,58 @@ def test_schema_and_loader_judge_mutated_documents_alike(kind: type) -> None:
 
 def grown(items: list[Any], count: int) -> list[Any]:
     """So many items: those that are there and copies of the first, under other names where they have one."""
-    if not items or not isinstance(items[0], dict) or not (key := {"name", "key", "datasetRef"} & items[0].keys()):
-        return (items or ["a"])[:count] + (items or ["a"])[:1] * (count - len(items))
-    name = min(key, key=["name", "key", "datasetRef"].index)
-    more = [changed(items[0], name, f"n{index}") for index in range(count - len(items))]
-    return items[:count] + more
+    name = next((key for key in ("name", "key", "datasetRef") if isinstance(items[0], dict) and key in items[0]), "")
+    more = [changed(items[0], name, f"n{at}") if name else items[0] for at in range(count - len(items))]
+    return items[: max(count, 0)] + more
 
 
-def limit_cases(rule: Schema, value: Any) -> Iterator[tuple[object, bool]]:
-    """For each limit of a rule, a value at it that is accepted, and one beyond it that is not."""
+def limit_cases(rule: Schema, items: Any) -> Iterator[tuple[Any, Any]]:
+    """For each limit of a rule, a value at it and one beyond it; for the length of a list, its length beyond it."""
     for keyword, step in (("minimum", -1), ("maximum", 1)):
         if keyword in rule:
-            yield rule[keyword], True
-            yield rule[keyword] + step, False
-    for keyword, step, make in (
-        ("maxLength", 1, lambda count: "x" * count),
-        ("minItems", -1, lambda count: grown(value, count)),
-        ("maxItems", 1, lambda count: grown(value, count)),
-    ):
+            yield rule[keyword], rule[keyword] + step
+    if "maxLength" in rule:
+        yield "x" * rule["maxLength"], "x" * (rule["maxLength"] + 1)
+    for keyword, step in (("minItems", -1), ("maxItems", 1)):
         if keyword in rule:
-            yield make(rule[keyword]), True
-            yield make(rule[keyword] + step), False
-    if "maxLength" in rule.get("items", {}):
-        yield ["x" * rule["items"]["maxLength"]], True
-        yield ["x" * (rule["items"]["maxLength"] + 1)], False
+            yield grown(items, rule[keyword]), rule[keyword] + step
+    if "items" in rule:
+        yield from (([fine], [beyond]) for fine, beyond in limit_cases(rule["items"], ()))
+
+
+def count_refused(kind: type, name: str, sample: Any, count: int) -> bool:
+    """Whether a list of so many items is refused for its length, before anything else about it."""
+    value: Any = from_tree(sample, kind)
+    try:
+        dataclasses.replace(value, **{name: getattr(value, name)[:1] * count})
+    except Invalid as error:
+        return error.violations[0].field == json_name(name)
+    return False
 
 
 def limit_faults(kind: type, key: str, rule: Schema) -> list[str]:
     """Where the loader has another limit than a rule says."""
-    sample = next(
-        (each for each in samples()[kind][::-1] if each[key] or not isinstance(each[key], list)), samples()[kind][-1]
-    )
+    [(name, hint)] = [(name, hint) for name, each, hint in fields_of(kind) if each == key]
+    sample = next(each for each in reversed(samples()[kind]) if each[key] or not is_list(hint))
     faults = []
-    for value, accepted in limit_cases(rule, sample[key]):
-        found = violations_of(kind, changed(sample, key, value))
-        if accepted and found:
+    for fine, beyond in limit_cases(rule, sample[key]):
+        if found := violations_of(kind, changed(sample, key, fine)):
             faults.append(f"refuses what is allowed: {found[0]}")
-        if not accepted and not (found and found[0].field.startswith(key)):
-            faults.append(f"accepts what is beyond: {str(value)[:40]}")
+        if is_list(hint) and isinstance(beyond, int):
+            refused = count_refused(kind, name, sample, beyond)
+        else:
+            refused = any(each.field.startswith(key) for each in violations_of(kind, changed(sample, key, beyond)))
+        if not refused:
+            faults.append(f"{kind.__name__}.{key} accepts what is beyond: {str(beyond)[:40]}")
     return faults
 
 
 def test_the_limits_are_those_that_the_loader_has() -> None:
     """Each length, bound and count is accepted as it stands, and one step beyond it is refused at that field."""
-    cases = [(kind, key, rule, list(limit_cases(rule, []))) for (kind, key), rule in RULES.items()]
-    assert sum(len(found) for *_, found in cases) > 50
-    assert [fault for kind, key, rule, _ in cases for fault in limit_faults(kind, key, rule)] == []
+    probed = sum(1 for rule in RULES.values() for _ in limit_cases(rule, [""]))
+    assert probed == len(re.findall(r'"(?:min|max)\w+"', json.dumps(list(RULES.values())))) > 20
+    limited = [(kind, key, rule) for (kind, key), rule in RULES.items() if any(True for _ in limit_cases(rule, [""]))]
+    assert [fault for case in limited for fault in limit_faults(*case)] == []
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
@@ -631,7 +648,7 @@ def alternatives(kind: type[StrEnum]) -> str:
 def type_words(kind: type, name: str, hint: Any) -> str:
     """The type of a field as the document says it, without the keys of a set."""
     item = item_of(hint)
-    if is_dataclass(item):
+    if dataclasses.is_dataclass(item):
         words = f"[{typing.cast(type, item).__name__}](#{typing.cast(type, item).__name__.lower()})"
     elif issubclass(item, StrEnum):
         words = alternatives(item)
@@ -743,7 +760,7 @@ def sorted_by_the_document(kind: type, tree: Any) -> Any:
     }
     for name, key, hint in fields_of(kind):
         value = tree[key]
-        if is_dataclass(item_of(hint)):
+        if dataclasses.is_dataclass(item_of(hint)):
             each = item_of(hint)
             value = (
                 [sorted_by_the_document(each, item) for item in value]
@@ -810,6 +827,38 @@ def test_texts_that_are_refused_get_the_errors_of_the_document() -> None:
         with pytest.raises(Invalid) as refused:
             load_pipeline_spec(text.encode())
         assert refused.value.violations == (Violation("", description),)
+
+
+NESTED = "{a: " * MAX_DEPTH + "1" + "}" * MAX_DEPTH
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"kind: Run\n---\nkind: Run\n", "another document"),
+        (f"kind: {NESTED}\n".encode(), f"nests deeper than {MAX_DEPTH} levels"),
+        (b"kind: \xff\n", "is not UTF-8"),
+        (b'kind: "\\0"\n', "NUL"),
+        (b'{"kind": "\\ud800"}', "lone surrogate"),
+        *((f"kind: 'a{character}b'\n".encode(), "has the line break") for character in "\x85\u2028\u2029"),
+        (b"<<: {kind: Run}\n", "<<: is no field here"),
+    ],
+)
+def test_texts_that_mean_more_than_they_show_are_refused(text: bytes, says: str) -> None:
+    """What the document lists below its table of such texts, each with its own reason."""
+    with pytest.raises(Invalid) as refused:
+        load_run_spec(text)
+    assert says in str([f"{each.field}: {each.description}" for each in refused.value.violations])
+
+
+def test_the_numbers_in_the_prose_are_those_of_the_code() -> None:
+    """How deep, how many edges, how many errors."""
+    for words in (
+        f"nesting beyond {MAX_DEPTH} levels",
+        f"at most {MAX_EDGES:,} together",
+        f"at most {MAX_VIOLATIONS} of them",
+    ):
+        assert words in DOC
 
 
 def apply(tree: Any, change: str) -> Any:

@@ -431,6 +431,7 @@ VALUES_ONLY = {
     "Principal": "who calls, from the token",
     "Refusal": "an ItemResult or an error says it",
     "RunEvent": "what the server appends to a run",
+    "Sealed": "a value beside its own bytes, on the way into the store",
     "Violation": "FieldViolation, and the details of an error",
 }
 # Messages that are no value, and why.

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from animus.codec import encode, sha256
 from animus.config import Settings
 from animus.domain.access import METHODS, Principal, Role, Token
+from animus.domain.document import seal
 from animus.domain.errors import Conflict
 from animus.domain.names import SYSTEM_PROJECT, format_time, project_name
 from animus.domain.project import Project
@@ -245,7 +246,7 @@ async def make_first_token(work: UnitOfWork, path: Path) -> None:
         expires = datetime.fromisoformat(view.time) + timedelta(days=FIRST_TOKEN_DAYS)
         token = Token(token_digest, "admin", Role.INSTANCE_ADMIN, format_time(expires.astimezone(UTC)))
         reply = encode(project, project_pb2.Project())
-        return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), (project, token), (), reply)
+        return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), (seal(project), seal(token)), (), reply)
 
     request = json.dumps({"tokenDigest": token_digest}).encode()
     call = Call("animus.bootstrap", SYSTEM_PROJECT, principal, "first-token", False, request)

@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +32,7 @@ from animus.domain.run import (
     load_run_spec,
 )
 from animus.v1 import run_pb2
-from domain.values import LAW, ONE, RUN_ID, SAMPLES, TIME, TWO, fill, generated, refusal, run_spec
+from domain.values import LAW, ONE, RUN_ID, SAMPLES, TIME, TWO, as_yaml, fill, generated, refusal, run_spec
 
 SAMPLE: RunSpec = SAMPLES[RunSpec]
 TREE: Any = document.tree_of(SAMPLE)
@@ -47,7 +46,7 @@ def faults(tree: Any) -> list[str]:
     fill(message, tree)
     for read in (
         lambda: load_run_spec(json.dumps(tree).encode()),
-        lambda: load_run_spec(yaml.safe_dump(tree).encode()),
+        lambda: load_run_spec(as_yaml(tree)),
         lambda: decode(message, RunSpec, "runSpec"),
     ):
         with pytest.raises(Invalid) as caught:
@@ -145,8 +144,8 @@ def test_a_missing_field_is_named(field: str) -> None:
 )
 def test_what_only_text_can_say_is_named(tree: Any, path: str) -> None:
     """Unknown fields, other types, null and floats are refused at their place: nothing is converted."""
-    for text in (json.dumps(tree), yaml.safe_dump(tree)):
-        assert refusal(load_run_spec, text.encode()).field == path
+    for text in (json.dumps(tree).encode(), as_yaml(tree)):
+        assert refusal(load_run_spec, text).field == path
 
 
 @LAW
@@ -162,8 +161,8 @@ def test_yaml_json_and_message_give_one_value(spec: RunSpec, seed: int) -> None:
     assert decode(message, RunSpec, "x") == spec
     assert load_run_spec(json.dumps(tree).encode()) == spec
     assert load_run_spec(json.dumps(tree, ensure_ascii=False, indent=1).encode()) == spec
-    assert load_run_spec(yaml.safe_dump(tree).encode()) == spec
-    assert document.dump(load_run_spec(yaml.safe_dump(tree, sort_keys=False).encode())) == document.dump(spec)
+    assert load_run_spec(as_yaml(tree)) == spec
+    assert document.dump(load_run_spec(as_yaml(tree, sort_keys=False))) == document.dump(spec)
 
 
 def test_everything_in_a_spec_is_part_of_its_digest() -> None:

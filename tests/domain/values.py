@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
+import yaml
 from google.protobuf.message import Message
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -491,6 +492,12 @@ def shuffled(value: Any, rng: random.Random, fields: set[tuple[str, str]]) -> An
             part = tuple(rng.sample(part, len(part)))
         parts[field.name] = part
     return type(value)(**parts)
+
+
+def as_yaml(tree: object, **style: Any) -> bytes:
+    """A tree as YAML, as libyaml writes it."""
+    written: str = yaml.dump(tree, Dumper=yaml.CSafeDumper, **style)
+    return written.encode()
 
 
 def fill(message: Message, tree: dict[str, Any]) -> None:

@@ -263,6 +263,21 @@ def dump(value: object) -> bytes:
     return canonical(tree)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sealed(typing.Generic[T]):
+    """A value with its canonical bytes and their digest, so that neither is made twice."""
+
+    value: T
+    document: bytes
+    digest: str
+
+
+def seal(value: T) -> Sealed[T]:
+    """A value whose class has a `SCHEMA`, with its bytes and digest."""
+    document = dump(value)
+    return Sealed(value, document, digest(document))
+
+
 def load(document: bytes, kind: type[T]) -> T:
     """The value of stored canonical bytes. Raises Invalid unless `dump` of it gives the same bytes.
 

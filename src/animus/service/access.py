@@ -5,7 +5,7 @@ from datetime import timedelta
 from animus.domain.access import MAX_TOKEN_DAYS, Token, check_token_scope
 from animus.domain.errors import Conflict, invalid
 from animus.domain.names import parse_time, token_name
-from animus.service.calls import Caller, call_of, decode_field, written
+from animus.service.calls import Caller, call_of, creation, decode_field
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import access_pb2 as pb
 
@@ -28,6 +28,6 @@ class AccessService:
             name = token_name(view.project_id, token.token_digest)
             if await view.find(Token, token_digest=token.token_digest):
                 raise Conflict("TOKEN_EXISTS", "a token with this hash is registered", name=name)
-            return Change("token.create", name, (token,), (), written(view, caller, token, name, pb.Token()))
+            return creation(view, caller, "token.create", name, token, pb.Token())
 
         return await self.work.change(call_of(caller, request), decide)

@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, sha256, timestamp
 from animus.domain import document
 from animus.domain.access import METHODS, TOKEN, Principal, Token
-from animus.domain.document import join
+from animus.domain.document import Sealed, join, seal
 from animus.domain.errors import Denied, DomainError, Invalid, Unavailable, Violation, invalid
 from animus.domain.names import check_request_id, check_resource_id
 from animus.service.status import code_of, internal_status, status_of
@@ -103,24 +103,29 @@ def record_of(stored: Stored[Any], name: str) -> types_pb2.Record:
     )
 
 
-def written(view: View, caller: Caller, value: object, name: str, message: M) -> M:
-    """The message of a record that the change at hand writes."""
-    digest = document.digest(document.dump(value))
-    return resource(Stored(value, digest, view.entry_id, caller.principal.name, view.time), name, message)
+def new_record(view: View, caller: Caller, sealed: Sealed[Any]) -> Stored[Any]:
+    """The record that the change at hand writes, as it will be read."""
+    return Stored(sealed.value, sealed.digest, view.entry_id, caller.principal.name, view.time)
+
+
+def creation(view: View, caller: Caller, action: str, name: str, value: object, message: Message) -> Change:
+    """The change that writes one record and answers with it."""
+    sealed = seal(value)
+    return Change(action, name, (sealed,), (), resource(new_record(view, caller, sealed), name, message))
 
 
 def register(
     value: object, action: str, name_of: Callable[[str, str], str], caller: Caller, message_class: type[Message]
 ) -> Decide:
     """Decides on something that its digest identifies: written once, found from then on."""
-    digest = document.digest(document.dump(value))
+    sealed = seal(value)
 
     async def decide(view: View) -> Change:
-        name = name_of(view.project_id, digest)
-        found = await view.find(type(value), digest=digest)
-        if found is not None:
-            return Change(action, name, (), (), resource(found, name, message_class()))
-        return Change(action, name, (value,), (), written(view, caller, value, name, message_class()))
+        name = name_of(view.project_id, sealed.digest)
+        found = await view.find(type(value), digest=sealed.digest)
+        records = () if found else (sealed,)
+        stored = found or new_record(view, caller, sealed)
+        return Change(action, name, records, (), resource(stored, name, message_class()))
 
     return decide
 

@@ -4,7 +4,7 @@ from animus.domain.dataset import Dataset, DatasetVersion
 from animus.domain.document import differing_paths, tree_of
 from animus.domain.errors import Conflict
 from animus.domain.names import check_digest, check_resource_id, dataset_name, dataset_version_name
-from animus.service.calls import Caller, call_of, decode_field, resource, written
+from animus.service.calls import Caller, call_of, creation, decode_field, resource
 from animus.service.pages import Pages
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import dataset_pb2 as pb
@@ -25,7 +25,7 @@ class DatasetService:
             name = dataset_name(view.project_id, dataset.dataset_id)
             if await view.find(Dataset, dataset_id=dataset.dataset_id):
                 raise Conflict("DATASET_EXISTS", "the project has a dataset of this id", name=name)
-            return Change("dataset.create", name, (dataset,), (), written(view, caller, dataset, name, pb.Dataset()))
+            return creation(view, caller, "dataset.create", name, dataset, pb.Dataset())
 
         return await self.work.change(call_of(caller, request), decide)
 
@@ -72,8 +72,7 @@ class DatasetService:
                     )
                 return Change("dataset_version.register", name, (), (), resource(found, name, pb.DatasetVersion()))
             await view.need(Dataset, dataset_name(view.project_id, version.dataset_id), dataset_id=version.dataset_id)
-            reply = written(view, caller, version, name, pb.DatasetVersion())
-            return Change("dataset_version.register", name, (version,), (), reply)
+            return creation(view, caller, "dataset_version.register", name, version, pb.DatasetVersion())
 
         return await self.work.change(call_of(caller, request), decide)
 

@@ -3,7 +3,7 @@
 from animus.domain.errors import Conflict, invalid
 from animus.domain.names import SYSTEM_PROJECT, project_name
 from animus.domain.project import Project
-from animus.service.calls import Caller, call_of, decode_field, resource, written
+from animus.service.calls import Caller, call_of, creation, decode_field, resource
 from animus.service.pages import Pages
 from animus.store.records import Stored
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
@@ -29,7 +29,7 @@ class ProjectService:
             name = project_name(view.project_id)
             if view.project_known:
                 raise Conflict("PROJECT_EXISTS", "a project of this id exists", name=name)
-            return Change("project.create", name, (project,), (), written(view, caller, project, name, pb.Project()))
+            return creation(view, caller, "project.create", name, project, pb.Project())
 
         return await self.work.change(call_of(caller, request), decide, creates_project=True)
 

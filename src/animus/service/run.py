@@ -1,8 +1,7 @@
 """RunService."""
 
 from animus.codec import decode_all, encode
-from animus.domain import document
-from animus.domain.document import digest, dump
+from animus.domain.document import digest, dump, seal
 from animus.domain.dry_run import MAX_SCENARIOS, Scenario, compare, simulate
 from animus.domain.errors import Invalid, NotFound, Refused, Violation
 from animus.domain.labels import Label, sorted_labels
@@ -30,7 +29,7 @@ from animus.domain.run import (
     check_random_id,
 )
 from animus.domain.state import RunEventType, RunState, derive_state
-from animus.service.calls import Caller, at_path, call_of, decode_field, record_of, resource
+from animus.service.calls import Caller, at_path, call_of, decode_field, new_record, record_of, resource
 from animus.service.pages import Pages
 from animus.service.run_state import LoadedRun, RunStates
 from animus.store.records import RunSpecFacts, Stored, unknown
@@ -56,10 +55,10 @@ class RunService:
         """Admits a RunSpec as a run."""
         spec = decode_field(request, "run_spec", "runSpec", RunSpec)
         labels = sorted_labels(decode_all(request.labels, Label, "labels"))
-        spec_digest = digest(dump(spec))
+        sealed_spec = seal(spec)
 
         async def decide(view: View) -> Change:
-            facts = await view.run_spec_facts(spec, spec_digest)
+            facts = await view.run_spec_facts(spec, sealed_spec.digest)
             decision = _decide_admission(view.project_id, spec, facts)
             for check in decision.refused():
                 raise NotFound(
@@ -68,18 +67,18 @@ class RunService:
                     kind=check.name,
                     name=check.subject,
                 )
-            assert facts.pipeline is not None  # admitted
+            pipeline = await self.states.pipeline(view, spec.pipeline_spec_digest)
             with at_path("runSpec"):
-                check_bindings(spec, facts.pipeline, _sent_order(request))
-            run = Run(view.new_id(), spec_digest, view.time, labels, decision)
+                check_bindings(spec, pipeline.spec, _sent_order(request))
+            run = Run(view.new_id(), sealed_spec.digest, view.time, labels, decision)
             name = run_name(view.project_id, run.run_id)
+            sealed = seal(run)
             records = (
-                *(() if facts.run_spec_known else (spec,)),
-                run,
-                *edges_of_run(view.project_id, run.run_id, spec),
+                *(() if facts.run_spec_known else (sealed_spec,)),
+                sealed,
+                *map(seal, edges_of_run(view.project_id, run.run_id, spec)),
             )
-            stored = Stored(run, digest(dump(run)), view.entry_id, caller.principal.name, view.time)
-            reply = _run_message(view.project_id, stored, RunState.CREATED, "")
+            reply = _run_message(view.project_id, new_record(view, caller, sealed), RunState.CREATED, "")
             encode(spec, reply.run_spec)
             encode(decision, reply.admission)
             reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
@@ -133,16 +132,13 @@ class RunService:
             if run.state.run.final:
                 raise Refused("RUN_ENDED", f"the run has ended {run.state.run}", subject=name)
             spec_digest = run.facts.spec.pipeline_spec_digest
-            pipeline = document.load(
-                (await view.documents(PipelineSpec, "digest", [spec_digest]))[spec_digest], PipelineSpec
-            )
-            plan = make_plan(run.facts.run.value.run_spec_digest, spec_digest, pipeline)
-            plan_digest = digest(dump(plan))
-            planned = derive_state(plan, (), cancel_requested=False).run
-            event = run.event(RunEventType.PLANNED, len(run.facts.events) + 1, planned, plan_digest=plan_digest)
-            known = await view.find(ExecutionPlan, digest=plan_digest)
-            stored = known or Stored(plan, plan_digest, view.entry_id, caller.principal.name, view.time)
-            records = (event,) if known else (plan, event)
+            pipeline = (await self.states.pipeline(view, spec_digest)).spec
+            sealed = seal(make_plan(run.facts.run.value.run_spec_digest, spec_digest, pipeline))
+            planned = derive_state(sealed.value, (), cancel_requested=False).run
+            event = run.event(RunEventType.PLANNED, len(run.facts.events) + 1, planned, plan_digest=sealed.digest)
+            known = await view.find(ExecutionPlan, digest=sealed.digest)
+            stored = known or new_record(view, caller, sealed)
+            records = (seal(event),) if known else (sealed, seal(event))
             return Change("run.plan", name, records, (), resource(stored, name, pb.ExecutionPlan()))
 
         return await self.work.change(call_of(caller, request), decide)
@@ -177,7 +173,10 @@ class RunService:
             decision = _decide_admission(view.project_id, spec, facts)
             reply = pb.DryRunReport(run_spec_digest=spec_digest)
             encode(decision, reply.admission)
-            for violation in _blockers(spec, facts, decision, _sent_order(request)):
+            pipeline = None
+            if facts.pipeline_known:
+                pipeline = (await self.states.pipeline(view, spec.pipeline_spec_digest)).spec
+            for violation in _blockers(spec, pipeline, decision, _sent_order(request)):
                 reply.blockers.add(field=violation.field, description=violation.description)
             reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
             if request.compare_run_id:
@@ -185,8 +184,8 @@ class RunService:
                 for difference in compare(spec, other.spec):
                     encode(difference, reply.differences.add())
             if not reply.blockers:
-                assert facts.pipeline is not None  # nothing blocks
-                plan = make_plan(spec_digest, spec.pipeline_spec_digest, facts.pipeline)
+                assert pipeline is not None  # nothing blocks
+                plan = make_plan(spec_digest, spec.pipeline_spec_digest, pipeline)
                 encode(plan, reply.plan)
                 reply.plan_digest = digest(dump(plan))
                 for index, scenario in enumerate(scenarios):
@@ -213,7 +212,7 @@ class RunService:
             event = run.event(
                 RunEventType.CANCEL_REQUESTED, len(run.facts.events) + 1, run.state.run, reason=request.reason
             )
-            return Change("run.cancel", name, (event,), (), _loaded_message(view.project_id, run))
+            return Change("run.cancel", name, (seal(event),), (), _loaded_message(view.project_id, run))
 
         return await self.work.change(call_of(caller, request), decide)
 
@@ -285,23 +284,23 @@ def _decide_admission(project_id: str, spec: RunSpec, facts: RunSpecFacts) -> Ad
     return admit(
         project_id,
         spec,
-        pipeline_registered=facts.pipeline is not None,
+        pipeline_registered=facts.pipeline_known,
         environment_registered=facts.environment_known,
         versions_registered=facts.versions_known,
     )
 
 
 def _blockers(
-    spec: RunSpec, facts: RunSpecFacts, decision: AdmissionDecision, sent_order: list[str]
+    spec: RunSpec, pipeline: PipelineSpec | None, decision: AdmissionDecision, sent_order: list[str]
 ) -> list[Violation]:
     """What keeps a run out, by path of the RunSpec."""
     blockers = [
         Violation(check.field, f"names nothing of the project; register it first: {check.subject}")
         for check in decision.refused()
     ]
-    if facts.pipeline is not None:
+    if pipeline is not None:
         try:
-            check_bindings(spec, facts.pipeline, sent_order)
+            check_bindings(spec, pipeline, sent_order)
         except Invalid as error:  # here the violations are the answer, not an error
             blockers.extend(error.violations)
     return blockers

@@ -64,20 +64,29 @@ class LoadedRun:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class KnownPipeline:
+    """A pipeline and its steps by name."""
+
+    spec: PipelineSpec
+    steps: dict[str, Step]
+
+
 class RunStates:
     """Loads runs. Plans and pipelines are kept by digest: what has a digest never changes."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, ExecutionPlan | dict[str, Step]] = OrderedDict()
+        self._kept: OrderedDict[str, ExecutionPlan | KnownPipeline] = OrderedDict()
 
     async def load(self, view: View, run_id: str) -> LoadedRun:
         """A run as its records are now. Raises NotFound."""
         facts = await view.run_facts(run_id, run_name(view.project_id, run_id))
         plan_digest = next((e.plan_digest for e in facts.events if e.type is RunEventType.PLANNED), "")
-        plan, steps = None, {}
+        plan: ExecutionPlan | None = None
+        steps: dict[str, Step] = {}
         if plan_digest:
             plan = await self._plan(view, plan_digest)
-            steps = await self._steps(view, facts.spec.pipeline_spec_digest)
+            steps = (await self.pipeline(view, facts.spec.pipeline_spec_digest)).steps
         state = derive_state(
             plan,
             (event.step_event[0] for event in facts.events if event.step_event),
@@ -106,20 +115,17 @@ class RunStates:
         assert isinstance(kept, ExecutionPlan)
         return kept
 
-    async def _steps(self, view: View, digest: str) -> dict[str, Step]:
+    async def pipeline(self, view: View, digest: str) -> KnownPipeline:
+        """A pipeline that the project is known to have."""
         kept = self._kept.get(digest)
         if kept is None:
-            pipeline = load((await view.documents(PipelineSpec, "digest", [digest]))[digest], PipelineSpec)
-            kept = {step.name: step for step in pipeline.spec.steps}
+            spec = load((await view.documents(PipelineSpec, "digest", [digest]))[digest], PipelineSpec)
+            kept = KnownPipeline(spec, {step.name: step for step in spec.spec.steps})
             self._keep(digest, kept)
-        assert isinstance(kept, dict)
+        assert isinstance(kept, KnownPipeline)
         return kept
 
-    def _keep(self, digest: str, value: ExecutionPlan | dict[str, Step]) -> None:
+    def _keep(self, digest: str, value: ExecutionPlan | KnownPipeline) -> None:
         self._kept[digest] = value
-        while sum(map(_steps_of, self._kept.values())) > CACHED_STEPS:
+        while sum(len(kept.steps) for kept in self._kept.values()) > CACHED_STEPS:
             self._kept.popitem(last=False)
-
-
-def _steps_of(value: ExecutionPlan | dict[str, Step]) -> int:
-    return len(value.steps) if isinstance(value, ExecutionPlan) else len(value)

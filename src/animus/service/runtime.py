@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from animus.domain.audit import AuditRefusal
+from animus.domain.document import seal
 from animus.domain.lineage import LineageEdge, edge_of_artifact, edges_of_start
 from animus.domain.names import run_name
 from animus.domain.run import Artifact, Metric, check_random_id
@@ -164,4 +165,4 @@ def _change(
         for index, result in enumerate(results)
         if result.outcome == pb.ITEM_OUTCOME_REFUSED
     )
-    return Change(action, run_name(view.project_id, run_id), tuple(records), refusals, reply)
+    return Change(action, run_name(view.project_id, run_id), tuple(map(seal, records)), refusals, reply)

@@ -67,7 +67,7 @@ class Stored(Generic[Value]):
 class RunSpecFacts:
     """What a project knows of the things that a RunSpec binds."""
 
-    pipeline: PipelineSpec | None
+    pipeline_known: bool
     environment_known: bool
     versions_known: frozenset[tuple[str, str]]  # (dataset id, content digest)
     run_spec_known: bool
@@ -126,7 +126,7 @@ class Records:
         }
         row = (await self._rows(_RUN_SPEC_FACTS, values))[0]
         return RunSpecFacts(
-            pipeline=document.load(row.pipeline, PipelineSpec) if row.pipeline is not None else None,
+            pipeline_known=row.pipeline_known,
             environment_known=row.environment_known,
             versions_known=frozenset(zip(row.datasets, row.contents, strict=True)),
             run_spec_known=row.run_spec_known,
@@ -249,7 +249,8 @@ def _documents(table: str, column: str) -> TextClause:
 _RUN_SPEC_FACTS = text(
     """
     SELECT
-      (SELECT document FROM animus.pipeline_spec WHERE project_id = :project_id AND digest = :pipeline) AS pipeline,
+      EXISTS (SELECT FROM animus.pipeline_spec WHERE project_id = :project_id AND digest = :pipeline)
+        AS pipeline_known,
       EXISTS (SELECT FROM animus.environment_lock WHERE project_id = :project_id AND digest = :environment)
         AS environment_known,
       EXISTS (SELECT FROM animus.run_spec WHERE project_id = :project_id AND digest = :digest) AS run_spec_known,

@@ -28,7 +28,7 @@ from animus.codec import sha256
 from animus.domain import document
 from animus.domain.access import Principal
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal
-from animus.domain.document import differing_paths, parse_json
+from animus.domain.document import Sealed, differing_paths, parse_json
 from animus.domain.errors import Conflict, Denied, DomainError, NotFound, Refused, Unavailable
 from animus.domain.names import project_name
 from animus.domain.project import Project
@@ -59,7 +59,7 @@ class Change:
 
     action: str  # such as run.create
     resource: str  # full name
-    records: tuple[object, ...]
+    records: tuple[Sealed[Any], ...]
     refusals: tuple[AuditRefusal, ...]
     reply: Message
 
@@ -181,10 +181,9 @@ class UnitOfWork:
         documents: dict[str, list[bytes]] = {}
         written = []
         for record in change.records:
-            data = document.dump(record)
-            table = table_of(type(record))
-            documents.setdefault(table, []).append(data)
-            written.append(AuditRecord(table, document.digest(data)))
+            table = table_of(type(record.value))
+            documents.setdefault(table, []).append(record.document)
+            written.append(AuditRecord(table, record.digest))
         outcome = (
             AuditOutcome.ACCEPTED if written else AuditOutcome.REFUSED if change.refusals else AuditOutcome.UNCHANGED
         )

@@ -1,0 +1,1 @@
+"""Specs with the digests and plans that they must have for ever."""
