@@ -122,9 +122,12 @@ async def test_a_killed_server_is_taken_over_and_a_retry_finishes(data_dir: Path
 
 async def test_sigterm_lets_open_calls_end(database: Database, tmp_path: Path) -> None:
     """Calls in flight are answered, later ones are not taken, and the exit code is 0."""
-    process = Process(tmp_path / "data", database_url=database.service_url)
+    process = Process(tmp_path / "data", database_url=database.service_url.replace("+asyncpg", ""), reflection="true")
     state = process.wait_until_up()
     async with open_channel(state["grpc"]) as channel:
+        reflected = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        reply = await reflected(iter([b"\x3a\x00"])).read()  # ListServices
+        assert b"animus.v1.RunService" in reply
         admin = process.admin(channel)
         await admin("CreateProject", create_project())
         calls = [asyncio.create_task(admin("CreateDataset", dataset("p", f"d{index}"))) for index in range(40)]
@@ -140,6 +143,8 @@ async def test_refusals_to_start_are_one_clear_line(database: Database, tmp_path
     """Superuser, owner, a taken port, an open bind, a wrong setting: exit 1 and the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            unused = closed.getsockname()[1]
         cases = {
             "superuser": {"database_url": database.admin_url},
             "owns": {"database_url": database.owner_url},
@@ -148,6 +153,9 @@ async def test_refusals_to_start_are_one_clear_line(database: Database, tmp_path
             "ANIMUS_METRICS_PORT": {"database_url": database.service_url, "metrics_port": port},
             "0.0.0.0 is not loopback": {"database_url": database.service_url, "grpc_host": "0.0.0.0"},
             "ANIMUS_POOL_SIZE": {"pool_size": "many"},
+            "the database refuses the login": {"database_url": database.service_url.replace("service:", "service:x")},
+            "the database does not answer": {"database_url": f"postgresql://a:b@127.0.0.1:{unused}/c"},
+            "ANIMUS_DATABASE_URL is no postgresql:// URL": {"database_url": "mysql://a:hunter2@b/c"},
         }
         processes = {
             reason: Process(tmp_path / f"data{index}", **settings)
@@ -159,6 +167,25 @@ async def test_refusals_to_start_are_one_clear_line(database: Database, tmp_path
             assert last.startswith("animus: "), process.log.read_text()
             assert reason in last
             assert "Traceback" not in process.log.read_text()
+            assert "hunter2" not in process.log.read_text()
+
+
+async def test_migrate_takes_a_plain_url_and_says_what_it_applied(empty_database: Database, tmp_path: Path) -> None:
+    """The first call applies, the second finds nothing; without a URL it says which variable to set."""
+    url = tmp_path / "url"
+    url.write_text(empty_database.owner_url.replace("postgresql+asyncpg:", "postgresql:"))
+
+    def migrate(**settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **settings}
+        command = [sys.executable, "-m", "animus.cli", "migrate"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    for said in ("applied 0001\n", "nothing to apply\n"):
+        done = await asyncio.to_thread(migrate, ANIMUS_OWNER_DATABASE_URL_FILE=str(url))
+        assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    done = await asyncio.to_thread(migrate)
+    assert done.returncode == 1
+    assert done.stderr.startswith("animus: set ANIMUS_OWNER_DATABASE_URL")
 
 
 async def test_logs_name_the_call_and_hold_no_secret(database: Database, tmp_path: Path) -> None:

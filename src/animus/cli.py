@@ -9,7 +9,12 @@ import typer
 if TYPE_CHECKING:
     from animus.config import Settings
 
-app = typer.Typer(help="Animus: the system of record for ML execution.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Animus: the system of record for ML execution.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command()
@@ -17,9 +22,11 @@ def serve(gateway: bool = typer.Option(True, help="Serve HTTP/JSON in this proce
     """Runs the server until SIGTERM or Ctrl+C. Settings are the ANIMUS_ variables (docs/execution.md)."""
     import uvloop
 
+    from animus.domain.errors import Unavailable
     from animus.server import StartRefused
     from animus.server import serve as run
     from animus.store.embedded import EmbeddedError
+    from animus.store.engine import LoginRefused
     from animus.store.guard import UnsafeDatabase
     from animus.telemetry import configure_logs
 
@@ -29,7 +36,7 @@ def serve(gateway: bool = typer.Option(True, help="Serve HTTP/JSON in this proce
         settings = settings.model_copy(update={"gateway": False})
     try:
         uvloop.run(run(settings))
-    except (StartRefused, EmbeddedError, UnsafeDatabase) as error:
+    except (StartRefused, EmbeddedError, LoginRefused, Unavailable, UnsafeDatabase) as error:
         _fail(str(error))
 
 
@@ -38,12 +45,19 @@ def migrate() -> None:
     """Brings the database to this version's schema, as its owner (ANIMUS_OWNER_DATABASE_URL)."""
     import asyncio
 
+    from animus.domain.errors import Unavailable
+    from animus.store.engine import LoginRefused
     from animus.store.migrate import migrate as apply
 
     url = _settings().owner_database_url.get_secret_value()
     if not url:
         _fail("set ANIMUS_OWNER_DATABASE_URL or ANIMUS_OWNER_DATABASE_URL_FILE to the owner's database")
-    applied = asyncio.run(apply(url))
+    try:
+        applied = asyncio.run(apply(url))
+    except ValueError as error:
+        _fail(f"ANIMUS_OWNER_DATABASE_URL {error}")
+    except (LoginRefused, Unavailable) as error:
+        _fail(str(error))
     typer.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 
 

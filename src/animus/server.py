@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import structlog
@@ -20,8 +19,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
-from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from animus.codec import encode, sha256
 from animus.config import Settings
@@ -43,6 +41,7 @@ from animus.service.run import RunService
 from animus.service.run_state import RunStates
 from animus.service.runtime import RuntimeService
 from animus.store.embedded import EmbeddedPostgres
+from animus.store.engine import make_engine, translated
 from animus.store.guard import refuse_unsafe
 from animus.store.migrate import migrate
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
@@ -60,14 +59,6 @@ from animus.v1 import (
 )
 
 FIRST_TOKEN_DAYS = 365
-POOL_WAIT_SECONDS = 5
-CONNECTION_SETTINGS = {
-    "application_name": "animus",
-    "statement_timeout": "30000",
-    "lock_timeout": "10000",
-    "idle_in_transaction_session_timeout": "60000",
-    "jit": "off",
-}
 
 log = structlog.get_logger("animus.server")
 
@@ -85,22 +76,6 @@ class Running:
     metrics: str  # URL
     data_dir: Path
     engine: AsyncEngine
-
-
-def make_engine(url: str, settings: Settings) -> AsyncEngine:
-    """The pool of connections of the service role."""
-    arguments: dict[str, Any] = {"server_settings": CONNECTION_SETTINGS}
-    if settings.pgbouncer:
-        arguments = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-    return create_async_engine(
-        make_url(url).set(drivername="postgresql+asyncpg"),
-        pool_size=settings.pool_size,
-        max_overflow=0,
-        pool_timeout=POOL_WAIT_SECONDS,
-        connect_args=arguments,
-        isolation_level="READ COMMITTED",
-        hide_parameters=True,  # errors are logged; what users send is not
-    )
 
 
 def new_id() -> str:
@@ -153,9 +128,12 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(postgres.stop)
             await migrate(postgres.owner_url)
             url = postgres.service_url
-        engine = make_engine(url, settings)
+        try:
+            engine = make_engine(url, pool_size=settings.pool_size, pgbouncer=settings.pgbouncer)
+        except ValueError as error:
+            raise StartRefused(f"ANIMUS_DATABASE_URL {error}") from None
         stack.push_async_callback(engine.dispose)
-        async with engine.connect() as connection:
+        async with translated(), engine.connect() as connection:
             await refuse_unsafe(connection)
         work = UnitOfWork(engine, new_id)
         await make_first_token(work, data_dir / "admin.token")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")  # W3C Trace Context §3.2
-SHUTDOWN_MILLISECONDS = 2_000
+EXPORT_SECONDS = 2  # a collector that takes longer is dead to us
 
 log = structlog.get_logger("animus.calls")
 
@@ -91,11 +91,11 @@ class Telemetry:
             )
 
     def close(self) -> None:
-        """Hands over what was gathered, and waits at most two seconds for it."""
+        """Hands over what was gathered, and waits at most two seconds for each of traces and metrics."""
         if self._tracers is not None:
-            self._tracers.force_flush(SHUTDOWN_MILLISECONDS)
+            self._tracers.force_flush(EXPORT_SECONDS * 1_000)
         if self._meters is not None:
-            self._meters.shutdown(timeout_millis=SHUTDOWN_MILLISECONDS)
+            self._meters.force_flush(EXPORT_SECONDS * 1_000)
 
     def _export_to(self, endpoint: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -107,10 +107,12 @@ class Telemetry:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         resource = Resource.create({"service.name": "animus"})
-        self._tracers = TracerProvider(resource=resource)
-        self._tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics"))
-        self._meters = MeterProvider(metric_readers=[reader], resource=resource)
+        self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._tracers.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=EXPORT_SECONDS))
+        )
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics", timeout=EXPORT_SECONDS))
+        self._meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         self._otel_seconds = self._meters.get_meter("animus").create_histogram("rpc.server.duration", "s")
 
     def _start_span(self, method: str, parent: re.Match[str] | None) -> "Span | None":

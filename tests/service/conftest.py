@@ -58,6 +58,7 @@ class Failure(Exception):
     reason: str
     metadata: dict[str, str]
     fields: dict[str, str]
+    preconditions: list[tuple[str, str]]
     raw: bytes
 
 
@@ -88,7 +89,7 @@ class Caller:
         except asyncio.CancelledError:
             if not call.cancelled():
                 raise
-            raise Failure("CANCELLED", "", "", {}, {}, b"") from None
+            raise Failure("CANCELLED", "", "", {}, {}, [], b"") from None
         self.metadata = {str(key): str(value) for key, value in await call.trailing_metadata()}
         return reply
 
@@ -100,15 +101,17 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
         if key == "grpc-status-details-bin":
             status.ParseFromString(value)
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    failed = error_details_pb2.PreconditionFailure()
     for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
+        for message in (info, bad, failed):
+            detail.Unpack(message)
     return Failure(
         error.code().name,
         error.details() or "",
         info.reason,
         dict(info.metadata),
         {v.field: v.description for v in bad.field_violations},
+        [(v.type, v.subject) for v in failed.violations],
         status.SerializeToString(deterministic=True),
     )
 

@@ -212,6 +212,19 @@ async def test_cancelling_waits_for_running_attempts(server: Server) -> None:
     assert (await server.admin("CancelRun", cancel)).state == run_pb2.RUN_STATE_CANCELED
 
 
+async def test_a_run_that_has_ended_is_not_cancelled(server: Server) -> None:
+    """FAILED_PRECONDITION with the reason and the run as subject, and the refusal is audited."""
+    run_id = await planned_run(server)
+    failed = report(run_id, event("first", 1, "STARTED"), event("first", 1, "FAILED", error_kind="USER"))
+    await server.admin("ReportStepEvents", failed)
+    with pytest.raises(Failure) as found:
+        await server.admin("CancelRun", run_pb2.CancelRunRequest(project_id="p", request_id="c", run_id=run_id))
+    assert (found.value.code, found.value.reason) == ("FAILED_PRECONDITION", "RUN_ENDED")
+    assert found.value.preconditions == [("RUN_ENDED", f"projects/p/runs/{run_id}")]
+    entries = await server.admin("ListAuditEntries", audit_pb2.ListAuditEntriesRequest(project_id="p"))
+    assert entries.audit_entries[-1].outcome == audit_pb2.AUDIT_OUTCOME_REFUSED
+
+
 async def test_dry_run_answers_and_writes_nothing(server: Server) -> None:
     """Plan, scenarios, earlier equal runs, differences and blockers; the same bytes for the same question."""
     spec = await prepare(server.admin)

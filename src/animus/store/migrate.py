@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 import animus
+from animus.store.engine import driver_url, translated
 
 
 def locate() -> Path:
@@ -49,9 +50,9 @@ async def migrate(owner_url: str, revision: str = "head", *, directory: Path | N
         config.attributes.update(connection=connection, applied=applied)
         command.upgrade(config, revision)
 
-    engine = create_async_engine(owner_url, poolclass=NullPool)
+    engine = create_async_engine(driver_url(owner_url), poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
+        async with translated(), engine.connect() as connection:
             await connection.run_sync(upgrade)
     finally:
         await engine.dispose()
@@ -60,9 +61,9 @@ async def migrate(owner_url: str, revision: str = "head", *, directory: Path | N
 
 async def current(url: str) -> str | None:
     """The revision that the database is at, or None before the first. The role needs to read `animus`'s version."""
-    engine = create_async_engine(url, poolclass=NullPool)
+    engine = create_async_engine(driver_url(url), poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
+        async with translated(), engine.connect() as connection:
             return await revision_of(connection)
     finally:
         await engine.dispose()

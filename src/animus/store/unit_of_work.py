@@ -12,8 +12,7 @@ the transaction is rolled back and `decide` runs again, so it must be repeatable
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -21,7 +20,6 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from animus.codec import sha256
@@ -32,11 +30,11 @@ from animus.domain.document import Sealed, differing_paths, parse_json
 from animus.domain.errors import Conflict, Denied, DomainError, NotFound, Refused, Unavailable
 from animus.domain.names import project_name
 from animus.domain.project import Project
+from animus.store.engine import sqlstate, translated
 from animus.store.records import Records, Stored, stored, table_of
 
 TRIES = 8
 COLLIDED = frozenset({"23505", "40001", "40P01"})  # another writer was first: decide again
-UNREACHABLE = ("08", "53", "57P")  # connection lost, resources exhausted, shutting down
 
 Result = TypeVar("Result")
 
@@ -111,7 +109,7 @@ class UnitOfWork:
 
     async def read(self, project_id: str, query: Callable[[View], Awaitable[Result]]) -> Result:
         """Runs a query in the scope of a project. Raises NotFound when there is no such project."""
-        async with _translated(), self._engine.connect() as connection, connection.begin():
+        async with translated(), self._engine.connect() as connection, connection.begin():
             view, _ = await self._open(connection, project_id, "", "")
             if not view.project_known:
                 raise project_unknown(project_id)
@@ -119,20 +117,20 @@ class UnitOfWork:
 
     async def project_exists(self, project_id: str) -> bool:
         """Whether there is a project of this id."""
-        async with _translated(), self._engine.connect() as connection, connection.begin():
+        async with translated(), self._engine.connect() as connection, connection.begin():
             view, _ = await self._open(connection, project_id, "", "")
             return view.project_known
 
     async def page_projects(self, after: str, limit: int) -> list[Stored[Project]]:
         """At most `limit` projects of the instance by id, after one; for instance roles."""
-        async with _translated(), self._engine.connect() as connection, connection.begin():
+        async with translated(), self._engine.connect() as connection, connection.begin():
             await connection.execute(_EVERY_PROJECT)
             rows = await connection.execute(_PAGE_PROJECTS, {"after": after, "limit": limit})
             return [stored(row, Project) for row in rows]
 
     async def find_token(self, token_digest: str) -> tuple[str, bytes] | None:
         """The project and registration of a token that has not expired; one round trip."""
-        async with _translated(), self._engine.connect() as connection:
+        async with translated(), self._engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             row = (await connection.execute(_FIND_TOKEN, {"digest": token_digest})).one()
             return (row.token_project, row.token_document) if row.token_valid else None
@@ -140,7 +138,7 @@ class UnitOfWork:
     async def ready(self) -> bool:
         """Whether the database answers."""
         try:
-            async with _translated(), self._engine.connect() as connection:
+            async with translated(), self._engine.connect() as connection:
                 await connection.execute(_PING)
         except Unavailable:
             return False
@@ -150,7 +148,7 @@ class UnitOfWork:
         """Audits a call that was refused or denied, in a transaction of its own."""
 
         async def write() -> None:
-            async with _translated(), self._engine.connect() as connection, connection.begin():
+            async with translated(), self._engine.connect() as connection, connection.begin():
                 view, _ = await self._open(connection, call.project_id, "", "")
                 outcome = AuditOutcome.DENIED if isinstance(error, Denied) else AuditOutcome.REFUSED
                 entry = _entry(call, view, outcome, reason=error.reason)
@@ -160,7 +158,7 @@ class UnitOfWork:
         await self._retried(write)
 
     async def _change(self, call: Call, decide: Decide, creates_project: bool) -> Answer:
-        async with _translated(), self._engine.connect() as connection, connection.begin() as transaction:
+        async with translated(), self._engine.connect() as connection, connection.begin() as transaction:
             view, opened = await self._open(connection, call.project_id, call.method, call.request_id)
             if not view.project_known and not creates_project:
                 raise project_unknown(call.project_id)
@@ -306,30 +304,3 @@ def _reused(first: bytes, this: bytes) -> Conflict:
         this_digest=sha256(this),
         paths=", ".join(paths[:20]),
     )
-
-
-def sqlstate(error: DBAPIError) -> str:
-    """The SQLSTATE of a driver error; empty where it has none."""
-    return getattr(error.orig, "sqlstate", None) or ""
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Says in the terms of the domain that the database cannot be had; other driver errors pass."""
-    try:
-        yield
-    except PoolTimeout:
-        raise Unavailable("BUSY", "all database connections are busy: repeat the call later") from None
-    except OSError as error:
-        raise _unreachable() from error
-    except DBAPIError as error:
-        state = sqlstate(error)
-        if error.connection_invalidated or state.startswith(UNREACHABLE):
-            raise _unreachable() from error
-        if state == "57014":
-            raise Unavailable("DEADLINE", "the database took longer than it may: repeat the call later") from error
-        raise
-
-
-def _unreachable() -> Unavailable:
-    return Unavailable("DATABASE_UNAVAILABLE", "the database does not answer: repeat the call with the same request_id")
