@@ -45,7 +45,7 @@ class Settings(BaseModel):
     reflection: bool = Field(default=False, description="Serve gRPC reflection without a token.")
     max_message_bytes: int = Field(default=16 << 20, ge=1 << 20, le=64 << 20, description="Largest request.")
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=300, description="Longest a call may take.")
-    drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Grace for open calls after SIGTERM.")
+    drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Longest wait for open calls after SIGTERM.")
     page_token_key: SecretStr = Field(
         default=SecretStr(""),
         description="64 hexadecimal digits that replicas share; empty: kept in data_dir.",

@@ -59,6 +59,7 @@ from animus.v1 import (
 )
 
 FIRST_TOKEN_DAYS = 365
+STREAM_SECONDS = 0.5  # for open health and reflection streams, which would hold the shutdown as long as it lets them
 
 log = structlog.get_logger("animus.server")
 
@@ -83,11 +84,8 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-def add_services(
-    server: grpc.aio.Server, work: UnitOfWork, telemetry: Telemetry, page_key: bytes, settings: Settings
-) -> list[str]:
+def add_services(server: grpc.aio.Server, work: UnitOfWork, calls: Calls, page_key: bytes) -> list[str]:
     """Registers every service; returns their names. Raises LookupError where the access table has a gap."""
-    calls = Calls(work, telemetry, settings.call_timeout_seconds)
     pages = Pages(page_key)
     states = RunStates()
     servicers: list[tuple[FileDescriptor, object]] = [
@@ -154,7 +152,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             settings.page_token_key.get_secret_value()
             or _kept_secret(data_dir / "page-token.key", lambda: secrets.token_hex(32))[1]
         )
-        names = add_services(server, work, telemetry, page_key, settings)
+        calls = Calls(work, telemetry, settings.call_timeout_seconds)
+        names = add_services(server, work, calls, page_key)
         healths = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healths, server)
         if settings.reflection:
@@ -168,7 +167,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
                 f"port {settings.grpc_port} on {settings.grpc_host} is taken: set ANIMUS_GRPC_PORT"
             ) from None
         await server.start()
-        stack.push_async_callback(server.stop, settings.drain_seconds)
+        stack.push_async_callback(server.stop, STREAM_SECONDS)
         watch = asyncio.create_task(_watch(work, healths, ["", *names], postgres))
         stack.push_async_callback(_cancel, watch)
         await _set_health(healths, ["", *names], health_pb2.HealthCheckResponse.SERVING)
@@ -180,6 +179,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             grpc_address, http, f"http://{settings.metrics_host}:{metrics_port}/metrics", data_dir, engine
         )
         _write_state(stack, running)
+        stack.push_async_callback(calls.drain, settings.drain_seconds)
         # Said first when it ends: load balancers look away while open calls are still answered.
         stack.push_async_callback(_set_health, healths, ["", *names], health_pb2.HealthCheckResponse.NOT_SERVING)
         yield running

@@ -25,7 +25,7 @@ from animus.domain.names import format_time
 from animus.domain.pipeline import Backoff, BackoffType, ErrorKind, RetryKind, RetryPolicy
 from animus.domain.plan import ExecutionPlan, make_plan
 from animus.domain.run import ParameterType, RunSpec
-from animus.domain.state import AttemptState, DerivedState, StepEvent, StepState, derive_state
+from animus.domain.state import AttemptState, DerivedState, RunState, StepEvent, StepState, derive_state
 from domain.values import (
     LAW,
     ONE,
@@ -156,7 +156,7 @@ def test_a_result_that_could_not_happen_is_found() -> None:
         dataclasses.replace(result, attempts=result.attempts[1:]),
         dataclasses.replace(result, attempts=result.attempts[:-1]),
         dataclasses.replace(result, attempts=result.attempts[::-1]),
-        dataclasses.replace(result, state="failed"),
+        dataclasses.replace(result, state=RunState.FAILED),
         dataclasses.replace(result, skipped_steps=("c",)),
         dataclasses.replace(result, duration_seconds=1),
     ):

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import typing
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -23,7 +24,7 @@ def test_every_kind_of_document_is_tested() -> None:
     """Each value class with a schema has a strategy and a full sample here, and no two share a schema."""
     kinds = {kind for kind in value_classes() if hasattr(kind, "SCHEMA")}
     assert kinds == DOCUMENTS.keys() == SAMPLES.keys()
-    assert len({kind.SCHEMA for kind in kinds}) == len(kinds)  # type: ignore[attr-defined]
+    assert len({kind.SCHEMA for kind in kinds}) == len(kinds)
 
 
 def test_every_tuple_is_a_set_or_a_sequence() -> None:
@@ -109,12 +110,13 @@ def test_bytes_with_a_set_in_another_order_are_not_loaded(kind: Any) -> None:
 def test_bytes_with_a_nested_set_in_another_order_are_not_loaded() -> None:
     """That holds at any depth, and for what a value would quietly leave out."""
     kind = next(kind for kind in KINDS if kind.__name__ == "PipelineSpec")
-    for change in (
+    changes: list[Callable[[Any], object]] = [
         lambda spec: spec["steps"].reverse(),
         lambda spec: spec["steps"][1]["env"].reverse(),
         lambda spec: spec["steps"][1]["retryPolicy"]["retryOn"].reverse(),
         lambda spec: spec["dependencies"].append(spec["dependencies"][0]),
-    ):
+    ]
+    for change in changes:
         tree: Any = document.parse(document.dump(SAMPLES[kind]))
         change(tree["spec"])
         with pytest.raises(Invalid, match="canonical form"):

@@ -135,7 +135,8 @@ def test_a_missing_field_is_named(place: Place) -> None:
 def test_a_value_of_another_type_is_named(place: Place) -> None:
     """Null, a float, and whatever is not the field's own type are refused at each place, never converted."""
     own = type(at(place))
-    for other in (None, 1.5, 1e3, True, 7, "text", [], {}, [[]], {"a": 1}):
+    others: list[object] = [None, 1.5, 1e3, True, 7, "text", [], {}, [[]], {"a": 1}]
+    for other in others:
         if type(other) is not own:
             assert faults_of_tree(changed(place, other)) == [path_of(place)], other
 

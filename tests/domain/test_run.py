@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,11 +45,12 @@ def faults(tree: Any) -> list[str]:
     found = []
     message = run_pb2.RunSpec()
     fill(message, tree)
-    for read in (
+    readers: list[Callable[[], RunSpec]] = [
         lambda: load_run_spec(json.dumps(tree).encode()),
         lambda: load_run_spec(as_yaml(tree)),
         lambda: decode(message, RunSpec, "runSpec"),
-    ):
+    ]
+    for read in readers:
         with pytest.raises(Invalid) as caught:
             read()
         found.append([each.field.removeprefix("runSpec.") for each in caught.value.violations])

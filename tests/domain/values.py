@@ -485,13 +485,14 @@ def shuffled(value: Any, rng: random.Random, fields: set[tuple[str, str]]) -> An
         return tuple(shuffled(each, rng, fields) for each in value)
     if not dataclasses.is_dataclass(value):
         return value
+    kind: Any = type(value)
     parts = {}
     for field in dataclasses.fields(value):
         part = shuffled(getattr(value, field.name), rng, fields)
-        if (type(value).__name__, field.name) in fields:
+        if (kind.__name__, field.name) in fields:
             part = tuple(rng.sample(part, len(part)))
         parts[field.name] = part
-    return type(value)(**parts)
+    return kind(**parts)
 
 
 def as_yaml(tree: object, **style: Any) -> bytes:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from animus.domain import access
 from animus.server import add_services
+from animus.service.calls import Calls
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
 from animus.v1 import access_pb2, audit_pb2, project_pb2, run_pb2
@@ -73,7 +74,7 @@ async def test_a_method_without_a_row_keeps_the_server_from_starting(
     monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
     work = UnitOfWork(server.running.engine, lambda: "")
     with pytest.raises(LookupError, match=r"animus\.v1\.RunService/GetRun has no row"):
-        add_services(grpc.aio.server(), work, Telemetry(""), b"k", server.settings)
+        add_services(grpc.aio.server(), work, Calls(work, Telemetry(""), 1), b"k")
 
 
 @pytest.mark.parametrize(

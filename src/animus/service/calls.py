@@ -32,6 +32,7 @@ from animus.v1 import types_pb2
 
 TOKEN_CACHE_SECONDS = 1.0  # so long may an expired token still be taken
 TOKEN_CACHE_SIZE = 10_000
+QUIET_SECONDS = 0.1
 
 log = structlog.get_logger("animus.calls")
 Value = TypeVar("Value")
@@ -174,6 +175,21 @@ class Calls:
         self._identity = Identity(work)
         self._telemetry = telemetry
         self._timeout_seconds = timeout_seconds
+        self._open = 0
+        self._last_end = 0.0
+        self._draining = False
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new calls with a reason, and waits, for so long at most, until none has been open for a moment.
+
+        grpc's own shutdown answers calls that it has received and not yet handed over with CANCELLED, which does not
+        say that a retry is safe: this lets them be handed over first.
+        """
+        self._draining = True
+        self._last_end = time.monotonic()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and (self._open or time.monotonic() < self._last_end + QUIET_SECONDS):  # noqa: ASYNC110 (a quiet time has no event)
+            await asyncio.sleep(QUIET_SECONDS / 4)
 
     def handler(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """The handler of a service. Raises LookupError for a method that the servicer or the access table lacks."""
@@ -194,10 +210,20 @@ class Calls:
         mutates = "request_id" in method.input_type.fields_by_name
 
         async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            self._open += 1
+            try:
+                return await respond(data, context)
+            finally:
+                self._open -= 1
+                self._last_end = time.monotonic()
+
+        async def respond(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             metadata = [(str(key), value) for key, value in context.invocation_metadata() or ()]
             with self._telemetry.call(name, metadata) as trace:
                 trailing = [("animus-trace-id", trace.trace_id)]
                 try:
+                    if self._draining:
+                        raise Unavailable("DRAINING", "the server is shutting down: call another, or repeat later")
                     async with asyncio.timeout(self._timeout_seconds):
                         caller = Caller(await self._identity.principal(metadata), name)
                         trace.principal = caller.principal.name

@@ -122,7 +122,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_CONTENTION: _Reason.ValueType  # 91
     """ABORTED. Too many writers met at one resource; repeat the call with the same request_id."""
     REASON_DRAINING: _Reason.ValueType  # 92
-    """UNAVAILABLE. The server behind the HTTP gateway does not answer: it starts, stops or is unreachable. Call another
+    """UNAVAILABLE. The server is shutting down, or the one behind the HTTP gateway does not answer. Call another
     replica or repeat later.
     """
     REASON_DEADLINE: _Reason.ValueType  # 93
@@ -231,7 +231,7 @@ REASON_DATABASE_UNAVAILABLE: Reason.ValueType  # 90
 REASON_CONTENTION: Reason.ValueType  # 91
 """ABORTED. Too many writers met at one resource; repeat the call with the same request_id."""
 REASON_DRAINING: Reason.ValueType  # 92
-"""UNAVAILABLE. The server behind the HTTP gateway does not answer: it starts, stops or is unreachable. Call another
+"""UNAVAILABLE. The server is shutting down, or the one behind the HTTP gateway does not answer. Call another
 replica or repeat later.
 """
 REASON_DEADLINE: Reason.ValueType  # 93
