@@ -64,7 +64,7 @@ from animus.domain.run import (
 )
 from animus.domain.state import RunEvent, RunEventType, RunState, StepEvent, StepEventType
 
-LAW = settings(max_examples=60, deadline=None)
+LAW = settings(max_examples=50, deadline=None)
 
 ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64
