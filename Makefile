@@ -59,9 +59,12 @@ format-check: .venv/installed ## ruff and buf, changing nothing
 	@$(BIN)/ruff format --check .
 	@$(BIN)/buf format --diff --exit-code
 
-typecheck: .venv/installed ## mypy, strict
+typecheck: .venv/installed ## mypy, strict, tests included; folders that have a conftest.py of the same name apart
 	@$(BIN)/mypy
 	@$(BIN)/mypy demo
+	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{domain,golden,sdk,service,store}
+	@MYPYPATH=src:gateway:tests:tests/gateway $(BIN)/mypy tests/gateway
+	@MYPYPATH=src:gateway:tests:tests/demo $(BIN)/mypy tests/demo
 
 proto-check: .venv/installed ## the contract's rules, its compatibility with the last release, and the generated code
 	@$(BIN)/buf lint

@@ -125,7 +125,7 @@ async def test_sigterm_lets_open_calls_end(database: Database, tmp_path: Path) -
     process = Process(tmp_path / "data", database_url=database.service_url.replace("+asyncpg", ""), reflection="true")
     state = process.wait_until_up()
     async with open_channel(state["grpc"]) as channel:
-        reflected = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        reflected: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
         stream = reflected(iter([b"\x3a\x00"]))  # ListServices
         reply = await stream.read()
         stream.cancel()
@@ -244,7 +244,8 @@ async def test_traces_continue_the_callers_and_go_to_the_collector(database: Dat
         state = process.wait_until_up()
         async with grpc.aio.insecure_channel(state["grpc"]) as channel:
             token = process.admin(channel).token
-            call = channel.unary_unary("/animus.v1.ProjectService/ListProjects")(
+            list_projects: Any = channel.unary_unary("/animus.v1.ProjectService/ListProjects")
+            call = list_projects(
                 b"",
                 metadata=(
                     ("authorization", f"Bearer {token}"),

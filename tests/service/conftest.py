@@ -78,10 +78,11 @@ class Caller:
     async def raw(self, name: str, data: bytes, timeout: float | None = None) -> Any:
         """The reply to bytes. Raises Failure."""
         method = METHODS[name]
-        self.call = call = self.channel.unary_unary(
-            f"/{method.containing_service.full_name}/{name}",
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )(data, metadata=(("authorization", f"Bearer {self.token}"),) if self.token else (), timeout=timeout)
+        path = f"/{method.containing_service.full_name}/{name}"
+        send: Any = self.channel.unary_unary(path, None, GetMessageClass(method.output_type).FromString)
+        self.call = call = send(
+            data, metadata=(("authorization", f"Bearer {self.token}"),) if self.token else (), timeout=timeout
+        )
         try:
             reply = await call
         except grpc.aio.AioRpcError as error:

@@ -1,11 +1,12 @@
 """Requests that succeed, for tests to vary: a pipeline of two steps, a dataset, an environment, a run."""
 
 import secrets
+from collections.abc import Mapping
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2, runtime_pb2
+from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2, runtime_pb2, types_pb2
 from service.conftest import Caller, Server
 
 ONE = "sha256:" + "1" * 64
@@ -13,7 +14,9 @@ TWO = "sha256:" + "2" * 64
 TIME = "2026-01-02T03:04:05.678901Z"
 
 
-def step(name: str, *, inputs: dict[str, list[object]] | None = None, outputs: tuple[str, ...] = (), attempts: int = 2):
+def step(
+    name: str, *, inputs: Mapping[str, object] | None = None, outputs: tuple[str, ...] = (), attempts: int = 2
+) -> dict[str, object]:
     """A step of a pipeline as JSON."""
     return {
         "name": name,
@@ -128,7 +131,7 @@ def event(
         step=step,
         attempt=attempt,
         type=runtime_pb2.StepEventType.Value(f"STEP_EVENT_TYPE_{kind}"),
-        error_kind=f"ERROR_KIND_{error_kind}",
+        error_kind=types_pb2.ErrorKind.Value(f"ERROR_KIND_{error_kind}"),
         message=message,
     )
     found.occur_time.FromJsonString(TIME)
@@ -162,7 +165,7 @@ async def planned_run(server: Server) -> str:
     """Prepares, creates and plans a run; returns its id."""
     run = await server.admin("CreateRun", create_run(await prepare(server.admin)))
     await server.admin("PlanRun", plan_run(run.run_id))
-    return run.run_id
+    return str(run.run_id)
 
 
 def same(left: Message, right: Message) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import pytest
@@ -228,7 +229,7 @@ async def test_projects_are_listed_to_those_who_see_them(server: Server) -> None
 
 async def test_health_is_answered_without_a_token_for_each_service(server: Server) -> None:
     """And for the server as a whole."""
-    stub = health_pb2_grpc.HealthStub(server.channel)
+    stub: Any = health_pb2_grpc.HealthStub(server.channel)  # its stubs lack the methods
     services = {method.containing_service.full_name for method in METHODS.values()}
     for name in ("", *services):
         reply = await stub.Check(health_pb2.HealthCheckRequest(service=name))
@@ -237,7 +238,7 @@ async def test_health_is_answered_without_a_token_for_each_service(server: Serve
 
 async def test_reflection_is_off_unless_it_is_asked_for(server: Server) -> None:
     """UNIMPLEMENTED by default."""
-    call = server.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    call: Any = server.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
     stream = call(iter([b""]))
     with pytest.raises(grpc.aio.AioRpcError) as found:
         await stream.read()

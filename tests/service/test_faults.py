@@ -70,7 +70,7 @@ class Faults:
 @contextmanager
 def listening(engine: AsyncEngine, faults: Faults) -> Iterator[None]:
     """Lets faults see the statements and commits of an engine."""
-    dialect = engine.sync_engine.dialect
+    dialect: Any = engine.sync_engine.dialect
     execute, commit = dialect.do_execute, dialect.do_commit
 
     def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -87,11 +87,11 @@ def listening(engine: AsyncEngine, faults: Faults) -> Iterator[None]:
         if breaks:
             _broken(faults, connection)
 
-    dialect.do_execute, dialect.do_commit = do_execute, do_commit  # type: ignore[method-assign]
+    dialect.do_execute, dialect.do_commit = do_execute, do_commit
     try:
         yield
     finally:
-        dialect.do_execute, dialect.do_commit = execute, commit  # type: ignore[method-assign]
+        dialect.do_execute, dialect.do_commit = execute, commit
 
 
 def _broken(faults: Faults, connection: Any) -> None:

@@ -116,7 +116,7 @@ async def metered_server(database: Database, tmp_path: Path, meter: Meter) -> As
 
 
 def _note_statements(server: Server, meter: Meter) -> None:
-    dialect = server.running.engine.sync_engine.dialect
+    dialect: Any = server.running.engine.sync_engine.dialect
     execute, commit = dialect.do_execute, dialect.do_commit
 
     def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -127,7 +127,7 @@ def _note_statements(server: Server, meter: Meter) -> None:
         meter.statements.append("COMMIT")
         commit(connection)
 
-    dialect.do_execute, dialect.do_commit = do_execute, do_commit  # type: ignore[method-assign]
+    dialect.do_execute, dialect.do_commit = do_execute, do_commit
 
 
 class Calls:
