@@ -36,6 +36,7 @@ from service.requests import (
     two_steps,
     version,
 )
+from service.test_faults import BESIDE
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "statements.json"
 
@@ -184,9 +185,6 @@ class Calls:
         metric.occur_time.CopyFrom(started.occur_time)
         return runtime_pb2.RecordMetricsRequest(project_id="p", request_id=unique, run_id=run_id, metrics=[metric])
 
-
-# Made once a second by the health check, and by the first call of a token in a second: no part of the change.
-BESIDE = ("SELECT 1", "SELECT * FROM animus.find_token")
 
 MUTATING = (
     "CreateProject",
