@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61nimus/v1/audit.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x04\n\nAuditEntry\x12\x17\n\nproject_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x65ntry_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tprincipal\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x61\x63tion\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x15\n\x08resource\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x13\n\x06method\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x17\n\nrequest_id\x18\x07 \x01(\tH\x06\x88\x01\x01\x12\x1b\n\x0erequest_digest\x18\x08 \x01(\tH\x07\x88\x01\x01\x12(\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07outcome\x18\n \x01(\x0e\x32\x17.animus.v1.AuditOutcome\x12\x13\n\x06reason\x18\x0b \x01(\tH\x08\x88\x01\x01\x12\'\n\x07records\x18\x0c \x03(\x0b\x32\x16.animus.v1.AuditRecord\x12)\n\x08refusals\x18\r \x03(\x0b\x32\x17.animus.v1.AuditRefusal\x12\x19\n\x0creply_digest\x18\x0e \x01(\tH\t\x88\x01\x01\x12\x11\n\tleaf_hash\x18\x0f \x01(\t\x12\x10\n\x08\x64ocument\x18\x10 \x01(\x0c\x42\r\n\x0b_project_idB\x0b\n\t_entry_idB\x0c\n\n_principalB\t\n\x07_actionB\x0b\n\t_resourceB\t\n\x07_methodB\r\n\x0b_request_idB\x11\n\x0f_request_digestB\t\n\x07_reasonB\x0f\n\r_reply_digest\"I\n\x0b\x41uditRecord\x12\x11\n\x04kind\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06\x64igest\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_kindB\t\n\x07_digest\"L\n\x0c\x41uditRefusal\x12\x12\n\x05index\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06reason\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06_indexB\t\n\x07_reason\"f\n\x17ListAuditEntriesRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\"a\n\x18ListAuditEntriesResponse\x12,\n\raudit_entries\x18\x01 \x03(\x0b\x32\x15.animus.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x14GetAuditEntryRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x04 \x01(\t*\x9b\x01\n\x0c\x41uditOutcome\x12\x1d\n\x19\x41UDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17\x41UDIT_OUTCOME_UNCHANGED\x10\x02\x12\x19\n\x15\x41UDIT_OUTCOME_REFUSED\x10\x03\x12\x18\n\x14\x41UDIT_OUTCOME_DENIED\x10\x04\x32\xa1\x02\n\x0c\x41uditService\x12\x8b\x01\n\x10ListAuditEntries\x12\".animus.v1.ListAuditEntriesRequest\x1a#.animus.v1.ListAuditEntriesResponse\".\x82\xd3\xe4\x93\x02(\x12&/v1/projects/{project_id}/auditEntries\x12\x82\x01\n\rGetAuditEntry\x12\x1f.animus.v1.GetAuditEntryRequest\x1a\x15.animus.v1.AuditEntry\"9\x82\xd3\xe4\x93\x02\x33\x12\x31/v1/projects/{project_id}/auditEntries/{entry_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61nimus/v1/audit.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n\nAuditEntry\x12\x17\n\nproject_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x65ntry_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tprincipal\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x61\x63tion\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x15\n\x08resource\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x13\n\x06method\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x17\n\nrequest_id\x18\x07 \x01(\tH\x06\x88\x01\x01\x12\x1b\n\x0erequest_digest\x18\x08 \x01(\tH\x07\x88\x01\x01\x12(\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07outcome\x18\n \x01(\x0e\x32\x17.animus.v1.AuditOutcome\x12\x13\n\x06reason\x18\x0b \x01(\tH\x08\x88\x01\x01\x12\'\n\x07records\x18\x0c \x03(\x0b\x32\x16.animus.v1.AuditRecord\x12)\n\x08refusals\x18\r \x03(\x0b\x32\x17.animus.v1.AuditRefusal\x12\x19\n\x0creply_digest\x18\x0e \x01(\tH\t\x88\x01\x01\x12\x11\n\tleaf_hash\x18\x0f \x01(\t\x12\x10\n\x08\x64ocument\x18\x10 \x01(\x0c\x12\x12\n\x05index\x18\x11 \x01(\x03H\n\x88\x01\x01\x42\r\n\x0b_project_idB\x0b\n\t_entry_idB\x0c\n\n_principalB\t\n\x07_actionB\x0b\n\t_resourceB\t\n\x07_methodB\r\n\x0b_request_idB\x11\n\x0f_request_digestB\t\n\x07_reasonB\x0f\n\r_reply_digestB\x08\n\x06_index\"I\n\x0b\x41uditRecord\x12\x11\n\x04kind\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06\x64igest\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_kindB\t\n\x07_digest\"L\n\x0c\x41uditRefusal\x12\x12\n\x05index\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06reason\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06_indexB\t\n\x07_reason\"f\n\x17ListAuditEntriesRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\"a\n\x18ListAuditEntriesResponse\x12,\n\raudit_entries\x18\x01 \x03(\x0b\x32\x15.animus.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x14GetAuditEntryRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x04 \x01(\t\"9\n\x0eRecordManifest\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.animus.v1.AuditRecord\"B\n\x17TailAuditEntriesRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x04 \x01(\x03\"\xd7\x01\n\x19\x45xportAuditEntriesRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x04 \x01(\x03\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x06 \x01(\t\x12\x10\n\x08resource\x18\x07 \x01(\t\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9b\x01\n\x0c\x41uditOutcome\x12\x1d\n\x19\x41UDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17\x41UDIT_OUTCOME_UNCHANGED\x10\x02\x12\x19\n\x15\x41UDIT_OUTCOME_REFUSED\x10\x03\x12\x18\n\x14\x41UDIT_OUTCOME_DENIED\x10\x04\x32\xb4\x04\n\x0c\x41uditService\x12\x8b\x01\n\x10ListAuditEntries\x12\".animus.v1.ListAuditEntriesRequest\x1a#.animus.v1.ListAuditEntriesResponse\".\x82\xd3\xe4\x93\x02(\x12&/v1/projects/{project_id}/auditEntries\x12\x82\x01\n\rGetAuditEntry\x12\x1f.animus.v1.GetAuditEntryRequest\x1a\x15.animus.v1.AuditEntry\"9\x82\xd3\xe4\x93\x02\x33\x12\x31/v1/projects/{project_id}/auditEntries/{entry_id}\x12\x84\x01\n\x10TailAuditEntries\x12\".animus.v1.TailAuditEntriesRequest\x1a\x15.animus.v1.AuditEntry\"3\x82\xd3\xe4\x93\x02-\x12+/v1/projects/{project_id}/auditEntries:tail0\x01\x12\x89\x01\n\x12\x45xportAuditEntries\x12$.animus.v1.ExportAuditEntriesRequest\x1a\x14.google.api.HttpBody\"5\x82\xd3\xe4\x93\x02/\x12-/v1/projects/{project_id}/auditEntries:export0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +38,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._serialized_options = b'\202\323\344\223\002(\022&/v1/projects/{project_id}/auditEntries'
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditEntry']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditEntry']._serialized_options = b'\202\323\344\223\0023\0221/v1/projects/{project_id}/auditEntries/{entry_id}'
-  _globals['_AUDITOUTCOME']._serialized_start=1116
-  _globals['_AUDITOUTCOME']._serialized_end=1271
-  _globals['_AUDITENTRY']._serialized_start=100
-  _globals['_AUDITENTRY']._serialized_end=695
-  _globals['_AUDITRECORD']._serialized_start=697
-  _globals['_AUDITRECORD']._serialized_end=770
-  _globals['_AUDITREFUSAL']._serialized_start=772
-  _globals['_AUDITREFUSAL']._serialized_end=848
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=850
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=952
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=954
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1051
-  _globals['_GETAUDITENTRYREQUEST']._serialized_start=1053
-  _globals['_GETAUDITENTRYREQUEST']._serialized_end=1113
-  _globals['_AUDITSERVICE']._serialized_start=1274
-  _globals['_AUDITSERVICE']._serialized_end=1563
+  _globals['_AUDITSERVICE'].methods_by_name['TailAuditEntries']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['TailAuditEntries']._serialized_options = b'\202\323\344\223\002-\022+/v1/projects/{project_id}/auditEntries:tail'
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAuditEntries']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAuditEntries']._serialized_options = b'\202\323\344\223\002/\022-/v1/projects/{project_id}/auditEntries:export'
+  _globals['_AUDITOUTCOME']._serialized_start=1518
+  _globals['_AUDITOUTCOME']._serialized_end=1673
+  _globals['_AUDITENTRY']._serialized_start=127
+  _globals['_AUDITENTRY']._serialized_end=752
+  _globals['_AUDITRECORD']._serialized_start=754
+  _globals['_AUDITRECORD']._serialized_end=827
+  _globals['_AUDITREFUSAL']._serialized_start=829
+  _globals['_AUDITREFUSAL']._serialized_end=905
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=907
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1009
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1011
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1108
+  _globals['_GETAUDITENTRYREQUEST']._serialized_start=1110
+  _globals['_GETAUDITENTRYREQUEST']._serialized_end=1170
+  _globals['_RECORDMANIFEST']._serialized_start=1172
+  _globals['_RECORDMANIFEST']._serialized_end=1229
+  _globals['_TAILAUDITENTRIESREQUEST']._serialized_start=1231
+  _globals['_TAILAUDITENTRIESREQUEST']._serialized_end=1297
+  _globals['_EXPORTAUDITENTRIESREQUEST']._serialized_start=1300
+  _globals['_EXPORTAUDITENTRIESREQUEST']._serialized_end=1515
+  _globals['_AUDITSERVICE']._serialized_start=1676
+  _globals['_AUDITSERVICE']._serialized_end=2240
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,7 @@ class AuditEntry(_message.Message):
     REPLY_DIGEST_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project whose log holds it."""
     entry_id: _builtins.str
@@ -100,6 +101,8 @@ class AuditEntry(_message.Message):
     """RFC 6962 leaf hash of `document`: SHA-256 of a zero byte and the document, 64 lower-case hexadecimal digits."""
     document: _builtins.bytes
     """The canonical bytes that the log keeps: the fields 1 to 14 as `animus.audit_entry/v1`."""
+    index: _builtins.int
+    """Its index in the log, from 0; absent while it waits for one, which takes less than a second."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The database's time of the transaction."""
@@ -131,15 +134,18 @@ class AuditEntry(_message.Message):
         reply_digest: _builtins.str | None = ...,
         leaf_hash: _builtins.str = ...,
         document: _builtins.bytes = ...,
+        index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_entry_id", b"_entry_id", "_method", b"_method", "_principal", b"_principal", "_project_id", b"_project_id", "_reason", b"_reason", "_reply_digest", b"_reply_digest", "_request_digest", b"_request_digest", "_request_id", b"_request_id", "_resource", b"_resource", "action", b"action", "entry_id", b"entry_id", "method", b"method", "principal", b"principal", "project_id", b"project_id", "reason", b"reason", "reply_digest", b"reply_digest", "request_digest", b"request_digest", "request_id", b"request_id", "resource", b"resource", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_entry_id", b"_entry_id", "_index", b"_index", "_method", b"_method", "_principal", b"_principal", "_project_id", b"_project_id", "_reason", b"_reason", "_reply_digest", b"_reply_digest", "_request_digest", b"_request_digest", "_request_id", b"_request_id", "_resource", b"_resource", "action", b"action", "entry_id", b"entry_id", "index", b"index", "method", b"method", "principal", b"principal", "project_id", b"project_id", "reason", b"reason", "reply_digest", b"reply_digest", "request_digest", b"request_digest", "request_id", b"request_id", "resource", b"resource", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_entry_id", b"_entry_id", "_method", b"_method", "_principal", b"_principal", "_project_id", b"_project_id", "_reason", b"_reason", "_reply_digest", b"_reply_digest", "_request_digest", b"_request_digest", "_request_id", b"_request_id", "_resource", b"_resource", "action", b"action", "document", b"document", "entry_id", b"entry_id", "leaf_hash", b"leaf_hash", "method", b"method", "outcome", b"outcome", "principal", b"principal", "project_id", b"project_id", "reason", b"reason", "records", b"records", "refusals", b"refusals", "reply_digest", b"reply_digest", "request_digest", b"request_digest", "request_id", b"request_id", "resource", b"resource", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_entry_id", b"_entry_id", "_index", b"_index", "_method", b"_method", "_principal", b"_principal", "_project_id", b"_project_id", "_reason", b"_reason", "_reply_digest", b"_reply_digest", "_request_digest", b"_request_digest", "_request_id", b"_request_id", "_resource", b"_resource", "action", b"action", "document", b"document", "entry_id", b"entry_id", "index", b"index", "leaf_hash", b"leaf_hash", "method", b"method", "outcome", b"outcome", "principal", b"principal", "project_id", b"project_id", "reason", b"reason", "records", b"records", "refusals", b"refusals", "reply_digest", b"reply_digest", "request_digest", b"request_digest", "request_id", b"request_id", "resource", b"resource", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
     _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
     _WhichOneofReturnType__entry_id: _TypeAlias = _typing.Literal["entry_id"]  # noqa: Y015
     _WhichOneofArgType__entry_id: _TypeAlias = _typing.Literal["_entry_id", b"_entry_id"]  # noqa: Y015
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
     _WhichOneofReturnType__method: _TypeAlias = _typing.Literal["method"]  # noqa: Y015
     _WhichOneofArgType__method: _TypeAlias = _typing.Literal["_method", b"_method"]  # noqa: Y015
     _WhichOneofReturnType__principal: _TypeAlias = _typing.Literal["principal"]  # noqa: Y015
@@ -161,6 +167,8 @@ class AuditEntry(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__entry_id) -> _WhichOneofReturnType__entry_id | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__method) -> _WhichOneofReturnType__method | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__principal) -> _WhichOneofReturnType__principal | None: ...
@@ -181,7 +189,7 @@ Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
 
 @_typing.final
 class AuditRecord(_message.Message):
-    """A record that a change wrote."""
+    """A record that a change wrote. Where they are too many for one leaf (65,535 bytes), one `record_manifest` stands for all."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -332,3 +340,103 @@ class GetAuditEntryRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAuditEntryRequest: _TypeAlias = GetAuditEntryRequest  # noqa: Y015
+
+@_typing.final
+class RecordManifest(_message.Message):
+    """The records of a change that wrote too many to name them in its entry; a record itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRecord]:
+        """Every other record that the change wrote, in the order of writing."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___AuditRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordManifest: _TypeAlias = RecordManifest  # noqa: Y015
+
+@_typing.final
+class TailAuditEntriesRequest(_message.Message):
+    """Request of TailAuditEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    first_index: _builtins.int
+    """Index of the first entry to send."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        first_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailAuditEntriesRequest: _TypeAlias = TailAuditEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ExportAuditEntriesRequest(_message.Message):
+    """Request of ExportAuditEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    first_index: _builtins.int
+    """Index of the first entry to look at."""
+    principal: _builtins.str
+    """Only entries of this principal; empty for all."""
+    action: _builtins.str
+    """Only entries of this action, such as `run.create`; empty for all."""
+    resource: _builtins.str
+    """Only entries of this resource, by its full name; empty for all."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only entries of this time or later; absent for all."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only entries before this time; absent for all."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        first_index: _builtins.int = ...,
+        principal: _builtins.str = ...,
+        action: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "end_time", b"end_time", "first_index", b"first_index", "principal", b"principal", "project_id", b"project_id", "resource", b"resource", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportAuditEntriesRequest: _TypeAlias = ExportAuditEntriesRequest  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from animus.v1 import audit_pb2 as animus_dot_v1_dot_audit__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
@@ -45,6 +46,16 @@ class AuditServiceStub(object):
                 request_serializer=animus_dot_v1_dot_audit__pb2.GetAuditEntryRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_audit__pb2.AuditEntry.FromString,
                 _registered_method=True)
+        self.TailAuditEntries = channel.unary_stream(
+                '/animus.v1.AuditService/TailAuditEntries',
+                request_serializer=animus_dot_v1_dot_audit__pb2.TailAuditEntriesRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_audit__pb2.AuditEntry.FromString,
+                _registered_method=True)
+        self.ExportAuditEntries = channel.unary_stream(
+                '/animus.v1.AuditService/ExportAuditEntries',
+                request_serializer=animus_dot_v1_dot_audit__pb2.ExportAuditEntriesRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer(object):
@@ -69,6 +80,27 @@ class AuditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TailAuditEntries(self, request, context):
+        """Streams the entries of the log in the order of their indexes, and goes on as new ones get theirs.
+
+        Resumes at any index without gap or repeat. The stream ends with `DRAINING` when the server stops, and with `LOG_DAMAGED`
+        at an entry whose bytes are not those that were logged. Errors before it starts: `FIELD_INVALID`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAuditEntries(self, request, context):
+        """Streams the entries that have an index as lines of JSON (NDJSON), in the order of their indexes.
+
+        A line is `{"entry":…,"index":…,"leafHash":"…"}`, keys sorted and without spaces, so that `entry` stands as it was
+        hashed. Ends at the size that the log had at the start. Errors: `FIELD_INVALID`; `LOG_DAMAGED` as for
+        TailAuditEntries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +113,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetAuditEntry,
                     request_deserializer=animus_dot_v1_dot_audit__pb2.GetAuditEntryRequest.FromString,
                     response_serializer=animus_dot_v1_dot_audit__pb2.AuditEntry.SerializeToString,
+            ),
+            'TailAuditEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailAuditEntries,
+                    request_deserializer=animus_dot_v1_dot_audit__pb2.TailAuditEntriesRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_audit__pb2.AuditEntry.SerializeToString,
+            ),
+            'ExportAuditEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAuditEntries,
+                    request_deserializer=animus_dot_v1_dot_audit__pb2.ExportAuditEntriesRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +180,60 @@ class AuditService(object):
             '/animus.v1.AuditService/GetAuditEntry',
             animus_dot_v1_dot_audit__pb2.GetAuditEntryRequest.SerializeToString,
             animus_dot_v1_dot_audit__pb2.AuditEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/animus.v1.AuditService/TailAuditEntries',
+            animus_dot_v1_dot_audit__pb2.TailAuditEntriesRequest.SerializeToString,
+            animus_dot_v1_dot_audit__pb2.AuditEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/animus.v1.AuditService/ExportAuditEntries',
+            animus_dot_v1_dot_audit__pb2.ExportAuditEntriesRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ The audit log: what was changed or refused, by whom, when."""
 
 from animus.v1 import audit_pb2 as _audit_pb2
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -43,6 +44,19 @@ class AuditServiceStub:
 
     Errors: `AUDIT_ENTRY_UNKNOWN`.
     """
+    TailAuditEntries: _grpc.UnaryStreamMultiCallable[_audit_pb2.TailAuditEntriesRequest, _audit_pb2.AuditEntry]
+    """Streams the entries of the log in the order of their indexes, and goes on as new ones get theirs.
+
+    Resumes at any index without gap or repeat. The stream ends with `DRAINING` when the server stops, and with `LOG_DAMAGED`
+    at an entry whose bytes are not those that were logged. Errors before it starts: `FIELD_INVALID`.
+    """
+    ExportAuditEntries: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportAuditEntriesRequest, _httpbody_pb2.HttpBody]
+    """Streams the entries that have an index as lines of JSON (NDJSON), in the order of their indexes.
+
+    A line is `{"entry":…,"index":…,"leafHash":"…"}`, keys sorted and without spaces, so that `entry` stands as it was
+    hashed. Ends at the size that the log had at the start. Errors: `FIELD_INVALID`; `LOG_DAMAGED` as for
+    TailAuditEntries.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -58,6 +72,19 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Returns an entry.
 
     Errors: `AUDIT_ENTRY_UNKNOWN`.
+    """
+    TailAuditEntries: _aio.UnaryStreamMultiCallable[_audit_pb2.TailAuditEntriesRequest, _audit_pb2.AuditEntry]  # type: ignore[assignment]
+    """Streams the entries of the log in the order of their indexes, and goes on as new ones get theirs.
+
+    Resumes at any index without gap or repeat. The stream ends with `DRAINING` when the server stops, and with `LOG_DAMAGED`
+    at an entry whose bytes are not those that were logged. Errors before it starts: `FIELD_INVALID`.
+    """
+    ExportAuditEntries: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportAuditEntriesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Streams the entries that have an index as lines of JSON (NDJSON), in the order of their indexes.
+
+    A line is `{"entry":…,"index":…,"leafHash":"…"}`, keys sorted and without spaces, so that `entry` stands as it was
+    hashed. Ends at the size that the log had at the start. Errors: `FIELD_INVALID`; `LOG_DAMAGED` as for
+    TailAuditEntries.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +110,31 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns an entry.
 
         Errors: `AUDIT_ENTRY_UNKNOWN`.
+        """
+
+    @_abc_1.abstractmethod
+    def TailAuditEntries(
+        self,
+        request: _audit_pb2.TailAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.AuditEntry], _abc.AsyncIterator[_audit_pb2.AuditEntry]]:
+        """Streams the entries of the log in the order of their indexes, and goes on as new ones get theirs.
+
+        Resumes at any index without gap or repeat. The stream ends with `DRAINING` when the server stops, and with `LOG_DAMAGED`
+        at an entry whose bytes are not those that were logged. Errors before it starts: `FIELD_INVALID`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportAuditEntries(
+        self,
+        request: _audit_pb2.ExportAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Streams the entries that have an index as lines of JSON (NDJSON), in the order of their indexes.
+
+        A line is `{"entry":…,"index":…,"leafHash":"…"}`, keys sorted and without spaces, so that `entry` stands as it was
+        hashed. Ends at the size that the log had at the start. Errors: `FIELD_INVALID`; `LOG_DAMAGED` as for
+        TailAuditEntries.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

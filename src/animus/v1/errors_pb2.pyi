@@ -43,6 +43,16 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INVALID_ARGUMENT. The page token was not issued by this control plane for this query. Example: a token of
     ListRuns used after `label` was changed.
     """
+    REASON_PROOF_INVALID: _Reason.ValueType  # 4
+    """INVALID_ARGUMENT. A Merkle proof does not lead from its leaf or first root to the root. Example: a proof of another entry."""
+    REASON_NOTE_INVALID: _Reason.ValueType  # 5
+    """INVALID_ARGUMENT. The bytes are no signed note, checkpoint or tlog-proof text. Example: a line without its newline."""
+    REASON_SIGNATURE_INVALID: _Reason.ValueType  # 6
+    """INVALID_ARGUMENT. No known key signed the note, or one did and its signature does not verify."""
+    REASON_POLICY_INVALID: _Reason.ValueType  # 7
+    """INVALID_ARGUMENT. The text is no witness policy. Example: a group names a witness that is defined further down."""
+    REASON_TILE_INVALID: _Reason.ValueType  # 8
+    """INVALID_ARGUMENT. The path or the bytes are those of no tile. Example: `tile/0/5` instead of `tile/0/005`."""
     REASON_PROJECT_UNKNOWN: _Reason.ValueType  # 10
     """NOT_FOUND. No project of this id is visible to the caller. Example: a token of project `a` asks for project `b`,
     whether `b` exists or not.
@@ -67,6 +77,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND. The lineage of the project has no node of this name."""
     REASON_STEP_UNKNOWN: _Reason.ValueType  # 19
     """NOT_FOUND. The plan has no step of this name, or the step declares no output of this name."""
+    REASON_CHECKPOINT_UNKNOWN: _Reason.ValueType  # 20
+    """NOT_FOUND. The log has no checkpoint of this size, or none yet."""
+    REASON_TILE_UNKNOWN: _Reason.ValueType  # 21
+    """NOT_FOUND. The tree of the newest checkpoint has no such tile, or not of this width."""
+    REASON_WITNESS_UNKNOWN: _Reason.ValueType  # 22
+    """NOT_FOUND. None of the cosignatures is from a witness of the server's policy."""
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 30
     """ALREADY_EXISTS. The request_id was used before with another body. `ErrorInfo.metadata` has `first_digest`,
     `this_digest` and `paths`, the differing paths. Example: a client reuses `job-17` after changing a parameter.
@@ -111,6 +127,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_RUN_NOT_CANCELING: _Reason.ValueType  # 59
     """FAILED_PRECONDITION. The attempt reports that it was cancelled, and nobody asked for that."""
+    REASON_LOG_TOO_SMALL: _Reason.ValueType  # 60
+    """FAILED_PRECONDITION. The log is smaller than the size that was asked for; `size` says how large it is."""
+    REASON_ENTRY_PENDING: _Reason.ValueType  # 61
+    """FAILED_PRECONDITION. No published checkpoint covers the entry yet; call WaitForInclusion."""
     REASON_TOKEN_INVALID: _Reason.ValueType  # 70
     """UNAUTHENTICATED. The call carries no token, or one that is unknown, malformed or expired; which, is not said."""
     REASON_ROLE_MISSING: _Reason.ValueType  # 71
@@ -131,6 +151,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_BUSY: _Reason.ValueType  # 94
     """RESOURCE_EXHAUSTED. All database connections stayed busy for longer than a call may wait."""
+    REASON_LOG_UNSOUND: _Reason.ValueType  # 95
+    """UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no change is taken until an operator has
+    seen to it. `ErrorInfo.metadata` has `problem`. Example: the database was restored from an older backup.
+    """
+    REASON_LOG_DAMAGED: _Reason.ValueType  # 96
+    """DATA_LOSS. What is stored of the log is not what was logged; `ErrorInfo.metadata` names the place. Example: the bytes
+    of an entry were changed by a superuser.
+    """
     REASON_INTERNAL: _Reason.ValueType  # 99
     """INTERNAL. A defect of the control plane; `trace_id` finds the log line that holds the cause."""
 
@@ -152,6 +180,16 @@ REASON_PAGE_TOKEN_INVALID: Reason.ValueType  # 3
 """INVALID_ARGUMENT. The page token was not issued by this control plane for this query. Example: a token of
 ListRuns used after `label` was changed.
 """
+REASON_PROOF_INVALID: Reason.ValueType  # 4
+"""INVALID_ARGUMENT. A Merkle proof does not lead from its leaf or first root to the root. Example: a proof of another entry."""
+REASON_NOTE_INVALID: Reason.ValueType  # 5
+"""INVALID_ARGUMENT. The bytes are no signed note, checkpoint or tlog-proof text. Example: a line without its newline."""
+REASON_SIGNATURE_INVALID: Reason.ValueType  # 6
+"""INVALID_ARGUMENT. No known key signed the note, or one did and its signature does not verify."""
+REASON_POLICY_INVALID: Reason.ValueType  # 7
+"""INVALID_ARGUMENT. The text is no witness policy. Example: a group names a witness that is defined further down."""
+REASON_TILE_INVALID: Reason.ValueType  # 8
+"""INVALID_ARGUMENT. The path or the bytes are those of no tile. Example: `tile/0/5` instead of `tile/0/005`."""
 REASON_PROJECT_UNKNOWN: Reason.ValueType  # 10
 """NOT_FOUND. No project of this id is visible to the caller. Example: a token of project `a` asks for project `b`,
 whether `b` exists or not.
@@ -176,6 +214,12 @@ REASON_LINEAGE_NODE_UNKNOWN: Reason.ValueType  # 18
 """NOT_FOUND. The lineage of the project has no node of this name."""
 REASON_STEP_UNKNOWN: Reason.ValueType  # 19
 """NOT_FOUND. The plan has no step of this name, or the step declares no output of this name."""
+REASON_CHECKPOINT_UNKNOWN: Reason.ValueType  # 20
+"""NOT_FOUND. The log has no checkpoint of this size, or none yet."""
+REASON_TILE_UNKNOWN: Reason.ValueType  # 21
+"""NOT_FOUND. The tree of the newest checkpoint has no such tile, or not of this width."""
+REASON_WITNESS_UNKNOWN: Reason.ValueType  # 22
+"""NOT_FOUND. None of the cosignatures is from a witness of the server's policy."""
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 30
 """ALREADY_EXISTS. The request_id was used before with another body. `ErrorInfo.metadata` has `first_digest`,
 `this_digest` and `paths`, the differing paths. Example: a client reuses `job-17` after changing a parameter.
@@ -220,6 +264,10 @@ them. Register the artifacts, then report again.
 """
 REASON_RUN_NOT_CANCELING: Reason.ValueType  # 59
 """FAILED_PRECONDITION. The attempt reports that it was cancelled, and nobody asked for that."""
+REASON_LOG_TOO_SMALL: Reason.ValueType  # 60
+"""FAILED_PRECONDITION. The log is smaller than the size that was asked for; `size` says how large it is."""
+REASON_ENTRY_PENDING: Reason.ValueType  # 61
+"""FAILED_PRECONDITION. No published checkpoint covers the entry yet; call WaitForInclusion."""
 REASON_TOKEN_INVALID: Reason.ValueType  # 70
 """UNAUTHENTICATED. The call carries no token, or one that is unknown, malformed or expired; which, is not said."""
 REASON_ROLE_MISSING: Reason.ValueType  # 71
@@ -240,6 +288,14 @@ repeat it with the same request_id to know.
 """
 REASON_BUSY: Reason.ValueType  # 94
 """RESOURCE_EXHAUSTED. All database connections stayed busy for longer than a call may wait."""
+REASON_LOG_UNSOUND: Reason.ValueType  # 95
+"""UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no change is taken until an operator has
+seen to it. `ErrorInfo.metadata` has `problem`. Example: the database was restored from an older backup.
+"""
+REASON_LOG_DAMAGED: Reason.ValueType  # 96
+"""DATA_LOSS. What is stored of the log is not what was logged; `ErrorInfo.metadata` names the place. Example: the bytes
+of an entry were changed by a superuser.
+"""
 REASON_INTERNAL: Reason.ValueType  # 99
 """INTERNAL. A defect of the control plane; `trace_id` finds the log line that holds the cause."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
