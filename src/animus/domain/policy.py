@@ -111,7 +111,8 @@ class Policy:
             raise policy_invalid("has two logs with one public key")
         if repeated(witness.key.public_key for witness in self.witnesses) is not None:
             raise policy_invalid("has two witnesses with one public key")
-        if (name := repeated(item.name for item in (*self.witnesses, *self.groups))) is not None:
+        names = [*(witness.name for witness in self.witnesses), *(group.name for group in self.groups)]
+        if (name := repeated(names)) is not None:
             raise policy_invalid(f"defines the name {shown(name)} twice")
         defined = {witness.name for witness in self.witnesses}
         for group in self.groups:
