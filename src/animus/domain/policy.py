@@ -92,6 +92,7 @@ class Group:
                 f"asks {self.threshold} of the {len(self.members)} members of {shown(self.name)}; "
                 "at least one is asked, and at most all"
             )
+        object.__setattr__(self, "members", tuple(sorted(self.members)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ class Policy:
             raise policy_invalid(f"has {shown(name)} as a member twice, so that it would count twice")
         if self.quorum != NONE:
             check_defined([self.quorum], defined)
+        object.__setattr__(self, "logs", tuple(sorted(self.logs, key=lambda log: (log.key.name, log.key.public_key))))
+        object.__setattr__(self, "witnesses", tuple(sorted(self.witnesses, key=lambda witness: witness.name)))
 
 
 def repeated(items: Iterable[bytes]) -> bytes | None:
