@@ -1,4 +1,4 @@
-"""The server: database, services, gateway, metrics; started in this order and stopped in reverse."""
+"""The server: database, log, services, gateway, metrics; started in this order and stopped in reverse."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import signal
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,15 +27,23 @@ from animus.codec import encode, sha256
 from animus.config import Settings
 from animus.domain.access import METHODS, Principal, Role, Token
 from animus.domain.document import seal
-from animus.domain.errors import Conflict
+from animus.domain.errors import Conflict, Invalid, Unavailable
+from animus.domain.log import FIRST_EPOCH, LogKey, LogKeyStatus, check_instance_name, unsound
 from animus.domain.names import SYSTEM_PROJECT, format_time, project_name
+from animus.domain.note import Key
+from animus.domain.policy import load_policy
 from animus.domain.project import Project
+from animus.files import create_private
+from animus.keyring import Keyring, KeyringError, made_up_name
 from animus.service.access import AccessService
 from animus.service.audit import AuditService
 from animus.service.calls import Calls
 from animus.service.dataset import DatasetService
 from animus.service.environment import EnvironmentService
 from animus.service.lineage import LineageService
+from animus.service.log import LogService
+from animus.service.log_growth import LogGrowth
+from animus.service.log_identity import LogIdentity, status_of
 from animus.service.pages import Pages
 from animus.service.pipeline import PipelineService
 from animus.service.project import ProjectService
@@ -43,7 +53,9 @@ from animus.service.runtime import RuntimeService
 from animus.store.embedded import EmbeddedPostgres
 from animus.store.engine import make_engine, translated
 from animus.store.guard import refuse_unsafe
+from animus.store.log import LogStore
 from animus.store.migrate import migrate
+from animus.store.signer_state import SignerState, SignerStateError
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
 from animus.telemetry import Telemetry
 from animus.v1 import (
@@ -52,13 +64,18 @@ from animus.v1 import (
     dataset_pb2,
     environment_pb2,
     lineage_pb2,
+    log_pb2,
     pipeline_pb2,
     project_pb2,
     run_pb2,
     runtime_pb2,
 )
+from animus.workers.integrator import Integrator
+from animus.workers.leader import Leader
+from animus.workers.publisher import Publisher
 
 FIRST_TOKEN_DAYS = 365
+SIGNER_STATE_FILE = "signer.db"
 STREAM_SECONDS = 0.5  # for open health and reflection streams, which would hold the shutdown as long as it lets them
 
 log = structlog.get_logger("animus.server")
@@ -77,6 +94,37 @@ class Running:
     metrics: str  # URL
     data_dir: Path
     engine: AsyncEngine
+    log: "ServedLog"
+
+
+@dataclass(slots=True)
+class ServedLog:
+    """The log as this server serves it."""
+
+    keyring: Keyring
+    store: LogStore
+    identity: LogIdentity
+    growth: LogGrowth
+    leader: Leader | None  # None where the signer's state is another server's
+    problems: tuple[str, ...]  # what was wrong at the last look
+
+    def check_sound(self) -> None:
+        """Raises Unavailable while nothing can be signed: no change is taken then."""
+        if self.leader is not None and self.leader.problem:
+            raise unsound(self.leader.problem)
+
+    def publish_soon(self) -> None:
+        """Asks for checkpoints at once, where it is this server that makes them."""
+        if self.leader is not None:
+            self.leader.publish_soon()
+
+    async def look(self) -> None:
+        """Learns of keys, epochs and problems. Raises Unavailable."""
+        await self.identity.refresh()
+        found = await self.store.problems()
+        if self.leader is not None and self.leader.problem:
+            found.insert(0, self.leader.problem)
+        self.problems = tuple(found)
 
 
 def new_id() -> str:
@@ -84,9 +132,10 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-def add_services(server: grpc.aio.Server, work: UnitOfWork, calls: Calls, page_key: bytes) -> list[str]:
+def add_services(
+    server: grpc.aio.Server, work: UnitOfWork, calls: Calls, pages: Pages, served: ServedLog, witnesses: Iterable[Key]
+) -> list[str]:
     """Registers every service; returns their names. Raises LookupError where the access table has a gap."""
-    pages = Pages(page_key)
     states = RunStates()
     servicers: list[tuple[FileDescriptor, object]] = [
         (project_pb2.DESCRIPTOR, ProjectService(work, pages)),
@@ -96,7 +145,11 @@ def add_services(server: grpc.aio.Server, work: UnitOfWork, calls: Calls, page_k
         (pipeline_pb2.DESCRIPTOR, PipelineService(work, pages)),
         (run_pb2.DESCRIPTOR, RunService(work, pages, states)),
         (runtime_pb2.DESCRIPTOR, RuntimeService(work, states)),
-        (audit_pb2.DESCRIPTOR, AuditService(work, pages)),
+        (audit_pb2.DESCRIPTOR, AuditService(work, pages, served.growth)),
+        (
+            log_pb2.DESCRIPTOR,
+            LogService(work, pages, served.identity, served.growth, served.publish_soon, witnesses),
+        ),
         (lineage_pb2.DESCRIPTOR, LineageService(work)),
     ]
     names = []
@@ -133,8 +186,9 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(engine.dispose)
         async with translated(), engine.connect() as connection:
             await refuse_unsafe(connection)
-        work = UnitOfWork(engine, new_id)
-        await make_first_token(work, data_dir / "admin.token")
+        witnesses = _witnesses(settings.log_policy_file)
+        served, work = await open_log(engine, settings, data_dir)
+        stack.push_async_callback(served.growth.stop)
         telemetry = Telemetry(settings.otlp_endpoint)
         stack.callback(telemetry.close)
         metrics_port = _serve_metrics(stack, telemetry, settings)
@@ -152,8 +206,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             settings.page_token_key.get_secret_value()
             or _kept_secret(data_dir / "page-token.key", lambda: secrets.token_hex(32))[1]
         )
-        calls = Calls(work, telemetry, settings.call_timeout_seconds)
-        names = add_services(server, work, calls, page_key)
+        calls = Calls(work, telemetry, settings.call_timeout_seconds, served.identity.receipt)
+        names = add_services(server, work, calls, Pages(page_key), served, witnesses)
         healths = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healths, server)
         if settings.reflection:
@@ -166,9 +220,13 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             raise StartRefused(
                 f"port {settings.grpc_port} on {settings.grpc_host} is taken: set ANIMUS_GRPC_PORT"
             ) from None
+        if served.leader is not None:
+            leading = asyncio.create_task(served.leader.run())
+            stack.push_async_callback(served.leader.finish)  # after the last call has ended
+            stack.push_async_callback(_cancel, leading)
         await server.start()
         stack.push_async_callback(server.stop, STREAM_SECONDS)
-        watch = asyncio.create_task(_watch(work, healths, ["", *names], postgres))
+        watch = asyncio.create_task(_watch(served, healths, ["", *names], postgres))
         stack.push_async_callback(_cancel, watch)
         await _set_health(healths, ["", *names], health_pb2.HealthCheckResponse.SERVING)
         grpc_address = f"{settings.grpc_host}:{grpc_port}"
@@ -176,7 +234,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         if settings.gateway:
             http = await _serve_gateway(stack, grpc_address, settings)
         running = Running(
-            grpc_address, http, f"http://{settings.metrics_host}:{metrics_port}/metrics", data_dir, engine
+            grpc_address, http, f"http://{settings.metrics_host}:{metrics_port}/metrics", data_dir, engine, served
         )
         _write_state(stack, running)
         stack.push_async_callback(calls.drain, settings.drain_seconds)
@@ -205,18 +263,76 @@ async def serve(settings: Settings) -> None:
         log.info("draining", seconds=settings.drain_seconds)
 
 
-async def make_first_token(work: UnitOfWork, path: Path) -> None:
-    """Creates the system project with the first admin token, at the first start of an instance.
+async def open_log(engine: AsyncEngine, settings: Settings, data_dir: Path) -> tuple[ServedLog, UnitOfWork]:
+    """The log's keys, checked against what the database says of them, and the way to write to it.
 
-    The file is written before the registration, so that no crash leaves a registered token that nobody knows. Of
-    several servers that start at once, one registers its token, and the others remove theirs.
+    At the first start of an instance it makes the key, the signer's state and the first token. Raises StartRefused
+    where key and database are not of one instance.
     """
-    if await work.project_exists(SYSTEM_PROJECT):
-        return
+    folder = settings.log_dir.absolute() if settings.log_dir else data_dir / "log"
+    store = LogStore(engine, f"{os.uname().nodename}/{os.getpid()}/{new_id()}")
+    try:
+        if not await store.keys():
+            keyring = await _found_instance(engine, folder, settings.log_name, data_dir / "admin.token")
+        else:
+            keyring = Keyring(folder)
+        await _check_keys(keyring, store)
+        state = folder / SIGNER_STATE_FILE
+        leader = None
+        if state.exists():
+            leader = Leader(store, keyring, Integrator(keyring), Publisher(store, SignerState(state), keyring))
+        else:
+            log.warning("this server signs no checkpoints: the signer's state is not here", path=str(state))
+    except (KeyringError, SignerStateError) as error:
+        raise StartRefused(str(error)) from None
+    served = ServedLog(keyring, store, LogIdentity(store, keyring), LogGrowth(store), leader, ())
+    await served.look()
+    return served, UnitOfWork(engine, new_id, keyring.seal, served.check_sound)
+
+
+async def _found_instance(engine: AsyncEngine, folder: Path, name: str, token_file: Path) -> Keyring:
+    """Makes the key, the signer's state and the first token of an instance.
+
+    Files are written before the database knows of them, so that no crash leaves a key or a token that nobody has. Of
+    several servers that start at once one registers what it made, and the others remove theirs.
+    """
+    if name:
+        try:
+            check_instance_name(name, "ANIMUS_LOG_NAME")
+        except Invalid as error:
+            raise StartRefused(error.message) from None
+    keyring, new = Keyring.create(folder, name or made_up_name())
+    state = folder / SIGNER_STATE_FILE
+    if not state.exists():
+        SignerState.create(state, FIRST_EPOCH)
+    work = UnitOfWork(engine, new_id, keyring.seal, lambda: None)
+    if not await make_first_token(work, token_file, keyring) and new:
+        keyring.path.unlink()
+        state.unlink()
+    return Keyring(folder)
+
+
+async def _check_keys(keyring: Keyring, store: LogStore) -> None:
+    facts = await store.keys()
+    known = {each.key.value.public_key: each for each in facts}
+    for public_key in keyring.public_keys:
+        found = known.get(public_key)
+        if found is None or found.key.value.instance_name != keyring.instance_name:
+            raise StartRefused(
+                f"{keyring.path} is not the key of this instance's log: put the file with the key"
+                f" {facts[0].key.value.public_key} there, or name its folder in ANIMUS_LOG_DIR"
+            )
+        if status_of(found) is not LogKeyStatus.ACTIVE:
+            raise StartRefused(f"{keyring.path} holds the key {public_key}, which is {status_of(found)}: take it out")
+
+
+async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> bool:
+    """Creates the system project with the first admin token and the log's key; whether it was this server that did."""
     new, token = _kept_secret(path, lambda: f"animus_{SYSTEM_PROJECT}_{secrets.token_urlsafe(32)}")
     token_digest = sha256(token.encode())
     principal = Principal("bootstrap", Role.INSTANCE_ADMIN, SYSTEM_PROJECT)
     project = Project(SYSTEM_PROJECT, "System", "What belongs to the instance: its tokens, and denied calls.", ())
+    key = LogKey(keyring.instance_name, keyring.public_keys[0])
 
     async def decide(view: View) -> Change:
         if view.project_known:
@@ -224,23 +340,27 @@ async def make_first_token(work: UnitOfWork, path: Path) -> None:
         expires = datetime.fromisoformat(view.time) + timedelta(days=FIRST_TOKEN_DAYS)
         token = Token(token_digest, "admin", Role.INSTANCE_ADMIN, format_time(expires.astimezone(UTC)))
         reply = encode(project, project_pb2.Project())
-        return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), (seal(project), seal(token)), (), reply)
+        records = (seal(project), seal(token), seal(key))
+        return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), records, (), reply)
 
-    request = json.dumps({"tokenDigest": token_digest}).encode()
+    request = json.dumps({"tokenDigest": token_digest, "publicKey": key.public_key}).encode()
     call = Call("animus.bootstrap", SYSTEM_PROJECT, principal, "first-token", False, request)
     try:
         await work.change(call, decide, creates_project=True)
     except Conflict:
         if new:
             _remove(path)
+        return False
+    return True
 
 
 async def _watch(
-    work: UnitOfWork, healths: health.aio.HealthServicer, names: Iterable[str], postgres: EmbeddedPostgres | None
+    served: ServedLog, healths: health.aio.HealthServicer, names: Iterable[str], postgres: EmbeddedPostgres | None
 ) -> None:
     """Each second: starts the embedded PostgreSQL again if it died, and says whether the services can serve."""
     names = list(names)
     serving = True
+    said: tuple[str, ...] = ()
     while True:
         await asyncio.sleep(1)
         if postgres is not None:
@@ -248,7 +368,15 @@ async def _watch(
                 await asyncio.to_thread(postgres.poll)
             except RuntimeError as error:
                 log.error("the embedded PostgreSQL does not start", reason=str(error))
-        ready = await work.ready()
+        try:
+            await served.look()
+            ready = not served.problems
+        except Unavailable:
+            ready = False
+        if served.problems != said:
+            said = served.problems
+            for problem in said:
+                log.error("the log has a problem", problem=problem)
         if ready is not serving:
             serving = ready
             log.warning("health changed", serving=serving)
@@ -295,7 +423,12 @@ def _serve_metrics(stack: AsyncExitStack, telemetry: Telemetry, settings: Settin
         ) from None
 
     def stop() -> None:
-        server.shutdown()
+        ending = threading.Thread(target=server.shutdown)
+        ending.start()
+        while ending.is_alive():  # the library's loop looks up twice a second, or when someone knocks
+            with contextlib.suppress(OSError):
+                socket.create_connection((settings.metrics_host, server.server_port), timeout=1).close()
+            ending.join(0.01)
         server.server_close()
         thread.join()
 
@@ -315,9 +448,7 @@ def _write_state(stack: AsyncExitStack, running: Running) -> None:
 
 def _kept_secret(path: Path, make: Callable[[], str]) -> tuple[bool, str]:
     """A secret that is made once and kept in a file of its owner's, and whether it was made now."""
-    new = not path.exists()
-    if new:
-        _write_private(path, make() + "\n")
+    new = not path.exists() and create_private(path, make() + "\n")
     return new, path.read_text().strip()
 
 
@@ -325,19 +456,16 @@ def _remove(path: Path) -> None:
     path.unlink()
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner reads, whole or not at all, and durable."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.unlink(missing_ok=True)
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+def _witnesses(path: Path | None) -> list[Key]:
+    """The keys of the witnesses of a policy file. Raises StartRefused."""
+    if path is None:
+        return []
+    try:
+        return [witness.key for witness in load_policy(path.read_bytes()).witnesses]
+    except OSError as error:
+        raise StartRefused(f"ANIMUS_LOG_POLICY_FILE: {error}") from None
+    except Invalid as error:
+        raise StartRefused(f"ANIMUS_LOG_POLICY_FILE: {error.message}") from None
 
 
 def _is_loopback(host: str) -> bool:
