@@ -6,6 +6,7 @@ this version does not know, an output-only `record` that a caller set. Errors na
 member `NONE` matches UNSPECIFIED), Timestamps match times as text.
 """
 
+import base64
 import dataclasses
 import enum
 import hashlib
@@ -106,6 +107,14 @@ def timestamp(text: str) -> timestamp_pb2.Timestamp:
     return message
 
 
+def decode_time(message: timestamp_pb2.Timestamp, path: str) -> str:
+    """The time as text of a Timestamp at a path of its request. Raises Invalid."""
+    violations = Violations()
+    value = _decode_time(message, path, violations)
+    violations.raise_any()
+    return typing.cast(str, value)
+
+
 def _tree(message: Message) -> object:
     if isinstance(message, timestamp_pb2.Timestamp):
         return f"{message.seconds}.{message.nanos:09d}"
@@ -118,7 +127,9 @@ def _tree(message: Message) -> object:
 
 
 def _scalar_tree(field: FieldDescriptor, value: typing.Any) -> object:
-    return _tree(value) if field.message_type is not None else value
+    if field.message_type is not None:
+        return _tree(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 @cache

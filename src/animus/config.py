@@ -30,6 +30,17 @@ class Settings(BaseModel):
     owner_database_url: SecretStr = Field(
         default=SecretStr(""), description="PostgreSQL of the owner role, for `animus migrate`."
     )
+    log_dir: Path | None = Field(
+        default=None,
+        description="Keys of the audit log and the signer's state, outside the database; empty: `log` in data_dir.",
+    )
+    log_name: str = Field(
+        default="",
+        description="Name of the instance in its logs, such as animus.example; used at the first start, then kept.",
+    )
+    log_policy_file: Path | None = Field(
+        default=None, description="C2SP tlog-policy: the witnesses whose cosignatures are taken."
+    )
     pgbouncer: bool = Field(default=False, description="Set for pgbouncer in transaction mode: no prepared statements.")
     pool_size: int = Field(default=20, ge=2, le=500, description="Database connections at most.")
     grpc_host: str = Field(default="127.0.0.1", description="Address of gRPC.")

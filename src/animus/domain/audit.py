@@ -31,6 +31,25 @@ class AuditRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordManifest:
+    """The records of a change that wrote too many to name them in its entry; itself a record."""
+
+    SCHEMA: ClassVar[str] = "animus.record_manifest/v1"
+
+    records: tuple[AuditRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An entry that was committed: what its receipt promises to publish."""
+
+    project_id: str
+    entry_id: str
+    leaf_hash: bytes
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """A leaf of the project's log. Personal data never enters it: principals are account names."""
 

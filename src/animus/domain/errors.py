@@ -6,6 +6,10 @@ value in the message is in `details` too. Anything else that is raised is a defe
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from animus.domain.audit import Logged
 
 
 class DomainError(Exception):
@@ -16,6 +20,7 @@ class DomainError(Exception):
         self.reason = reason
         self.message = message
         self.details = details
+        self.logged: Logged | None = None  # the entry that says of the refusal, where there is one
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from animus.domain.document import check_text
 from animus.domain.errors import invalid
 
 SYSTEM_PROJECT = "system"  # holds what belongs to the instance: its first token, denials without a project
+INSTANCE_LOG = "instance"  # no project: stands where a project would for the log of the projects' checkpoints
 
 RESOURCE_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 RANDOM_ID = re.compile(r"[0-9a-f]{32}")

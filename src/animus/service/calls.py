@@ -1,13 +1,14 @@
 """How a call is served: trace, errors, identity, access, in this order around every method of every service.
 
 Methods are found from the contract's descriptors, and each must have a row in the access table, or the server does
-not start. Request bytes are parsed here, because grpc.aio answers malformed ones with exception text.
+not start. Request bytes are parsed here, because grpc.aio answers malformed ones with exception text. Whatever was
+written to the audit log is answered with a receipt for it, an error too.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,18 +22,21 @@ from grpc_status import rpc_status
 from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, sha256, timestamp
 from animus.domain import document
 from animus.domain.access import METHODS, TOKEN, Principal, Token
+from animus.domain.audit import Logged
 from animus.domain.document import Sealed, join, seal
 from animus.domain.errors import Denied, DomainError, Invalid, Unavailable, Violation, invalid
 from animus.domain.names import check_request_id, check_resource_id
 from animus.service.status import code_of, internal_status, status_of
 from animus.store.records import Stored
 from animus.store.unit_of_work import Answer, Call, Change, Decide, UnitOfWork, View, project_unknown
-from animus.telemetry import Telemetry
+from animus.telemetry import CallTrace, Telemetry
 from animus.v1 import types_pb2
 
 TOKEN_CACHE_SECONDS = 1.0  # so long may an expired token still be taken
 TOKEN_CACHE_SIZE = 10_000
 QUIET_SECONDS = 0.1
+RECEIPT = "animus-audit-receipt-bin"
+STREAM_IDENTITY_SECONDS = 30.0  # so long may a stream go on with a token that has ended
 
 log = structlog.get_logger("animus.calls")
 Value = TypeVar("Value")
@@ -165,27 +169,41 @@ class Identity:
 
 
 Serve = Callable[[Any, Caller], Awaitable[Message | Answer]]
+ServeStream = Callable[[Any, Caller], AsyncIterator[Message]]
+Receipts = Callable[[Logged], bytes]
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(slots=True)
+class Served:
+    """A call on its way: its trace, its metadata, and what its caller is to be told at the end."""
+
+    trace: CallTrace
+    metadata: list[tuple[str, str | bytes]]
+    trailing: list[tuple[str, str | bytes]]
 
 
 class Calls:
     """Makes grpc handlers of servicers."""
 
-    def __init__(self, work: UnitOfWork, telemetry: Telemetry, timeout_seconds: float) -> None:
+    def __init__(self, work: UnitOfWork, telemetry: Telemetry, timeout_seconds: float, receipt: Receipts) -> None:
+        """`receipt` signs the promise to publish an entry of a project."""
         self._work = work
         self._identity = Identity(work)
         self._telemetry = telemetry
         self._timeout_seconds = timeout_seconds
+        self._receipt = receipt
         self._open = 0
         self._last_end = 0.0
-        self._draining = False
+        self._draining = asyncio.Event()
 
     async def drain(self, seconds: float) -> None:
         """Refuses new calls with a reason, and waits, for so long at most, until none has been open for a moment.
 
         grpc's own shutdown answers calls that it has received and not yet handed over with CANCELLED, which does not
-        say that a retry is safe: this lets them be handed over first.
+        say that a retry is safe: this lets them be handed over first. Streams end at once, with the same reason.
         """
-        self._draining = True
+        self._draining.set()
         self._last_end = time.monotonic()
         end = time.monotonic() + seconds
         while time.monotonic() < end and (self._open or time.monotonic() < self._last_end + QUIET_SECONDS):  # noqa: ASYNC110 (a quiet time has no event)
@@ -196,52 +214,87 @@ class Calls:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in descriptor.methods:
             name = f"{descriptor.full_name}/{method.name}"
-            serve: Serve | None = getattr(servicer, method.name, None)
+            serve: Any = getattr(servicer, method.name, None)
             if serve is None or name not in METHODS:
                 raise LookupError(f"{name} has no {'row in the access table' if serve else 'implementation'}")
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._serve(name, method, serve))
+            if method.server_streaming:
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._serve_stream(name, method, serve))
+            else:
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._serve(name, method, serve))
         return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
-    def _serve(
-        self, name: str, method: MethodDescriptor, serve: Serve
-    ) -> Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[bytes]]:
-        request_class = GetMessageClass(method.input_type)
-        has_project = "project_id" in method.input_type.fields_by_name
-        mutates = "request_id" in method.input_type.fields_by_name
+    def _serve(self, name: str, method: MethodDescriptor, serve: Serve) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        admit = self._admission(name, method)
 
-        async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            self._open += 1
-            try:
-                return await respond(data, context)
-            finally:
-                self._open -= 1
-                self._last_end = time.monotonic()
+        async def answer(data: bytes, context: Context) -> bytes:
+            async with self._served(name, context) as served:
+                async with asyncio.timeout(self._timeout_seconds):
+                    request, caller = await admit(data, served)
+                    result = await serve(request, caller)
+                if not isinstance(result, Answer):
+                    return result.SerializeToString()
+                if result.replayed:
+                    served.trailing.append(("animus-replayed", "true"))
+                self._promise(served, result.logged)
+                return result.reply
+            raise AssertionError("an error was aborted with")
 
-        async def respond(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            metadata = [(str(key), value) for key, value in context.invocation_metadata() or ()]
+        return answer
+
+    def _serve_stream(
+        self, name: str, method: MethodDescriptor, serve: ServeStream
+    ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
+        admit = self._admission(name, method)
+
+        async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
+            async with self._served(name, context) as served:
+                async with asyncio.timeout(self._timeout_seconds):
+                    request, caller = await admit(data, served)
+                checked = time.monotonic()
+                messages = serve(request, caller)
+                while (message := await self._next(messages)) is not None:
+                    yield message.SerializeToString()
+                    if time.monotonic() > checked + STREAM_IDENTITY_SECONDS:
+                        await self._identity.principal(served.metadata)
+                        checked = time.monotonic()
+
+        return answer
+
+    async def _next(self, messages: AsyncIterator[Message]) -> Message | None:
+        """The next message of a stream, or None at its end. Raises Unavailable as soon as the server shuts down."""
+        coming = asyncio.ensure_future(anext(messages, None))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise _draining()
+            return coming.result()
+        finally:
+            for task in (coming, draining):
+                task.cancel()
+            await asyncio.gather(coming, draining, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _served(self, name: str, context: Context) -> AsyncIterator[Served]:
+        """Around a call: counts it as open, traces it, and ends it with the status of whatever it raises."""
+        self._open += 1
+        metadata = [(str(key), value) for key, value in context.invocation_metadata() or ()]
+        try:
             with self._telemetry.call(name, metadata) as trace:
-                trailing = [("animus-trace-id", trace.trace_id)]
+                served = Served(trace, metadata, [("animus-trace-id", trace.trace_id)])
                 try:
-                    if self._draining:
-                        raise Unavailable("DRAINING", "the server is shutting down: call another, or repeat later")
-                    async with asyncio.timeout(self._timeout_seconds):
-                        caller = Caller(await self._identity.principal(metadata), name)
-                        trace.principal = caller.principal.name
-                        request = _parse(request_class, data)
-                        if has_project:
-                            trace.project = request.project_id  # type: ignore[attr-defined]
-                        await self._admit(caller, request, has_project=has_project, mutates=mutates)
-                        if mutates:
-                            trace.request_id = request.request_id  # type: ignore[attr-defined]
-                        result = await serve(request, caller)
+                    if self._draining.is_set():
+                        raise _draining()
+                    yield served
                 except DomainError as error:
                     status = status_of(error)
                     trace.end(code_of(error).name, error.reason)
+                    self._promise(served, error.logged)
                 except TimeoutError:
                     late = Unavailable("DEADLINE", "the call took too long: repeat it with the same request_id")
                     status = status_of(late)
                     trace.end(code_of(late).name, late.reason)
-                except asyncio.CancelledError:
+                except (asyncio.CancelledError, GeneratorExit):
                     trace.end("CANCELLED", "")
                     raise
                 except Exception:  # a defect: the caller learns where to look, the log learns all
@@ -250,19 +303,40 @@ class Calls:
                     trace.end("INTERNAL", "INTERNAL")
                 else:
                     trace.end("OK", "")
-                    if isinstance(result, Answer):
-                        if result.replayed:
-                            trailing.append(("animus-replayed", "true"))
-                        context.set_trailing_metadata(tuple(trailing))
-                        return result.reply
-                    context.set_trailing_metadata(tuple(trailing))
-                    return result.SerializeToString()
+                    context.set_trailing_metadata(tuple(served.trailing))
+                    return
                 rich = rpc_status.to_status(status)
-                context.set_trailing_metadata((*trailing, *rich.trailing_metadata))
+                context.set_trailing_metadata((*served.trailing, *rich.trailing_metadata))
                 await context.abort(rich.code, rich.details)
-                raise AssertionError("abort returned")
+        finally:
+            self._open -= 1
+            self._last_end = time.monotonic()
 
-        return answer
+    def _promise(self, served: Served, logged: Logged | None) -> None:
+        """Gives the caller a receipt. The entry is committed by now: from here on its absence could be proven."""
+        if logged is not None:
+            served.trailing.append((RECEIPT, self._receipt(logged)))
+
+    def _admission(
+        self, name: str, method: MethodDescriptor
+    ) -> Callable[[bytes, Served], Awaitable[tuple[Any, Caller]]]:
+        """What comes before a method: who calls, the request of the bytes, and whether the caller may."""
+        request_class = GetMessageClass(method.input_type)
+        has_project = "project_id" in method.input_type.fields_by_name
+        mutates = "request_id" in method.input_type.fields_by_name
+
+        async def admit(data: bytes, served: Served) -> tuple[Any, Caller]:
+            caller = Caller(await self._identity.principal(served.metadata), name)
+            served.trace.principal = caller.principal.name
+            request: Any = _parse(request_class, data)
+            if has_project:
+                served.trace.project = request.project_id
+            await self._admit(caller, request, has_project=has_project, mutates=mutates)
+            if mutates:
+                served.trace.request_id = request.request_id
+            return request, caller
+
+        return admit
 
     async def _admit(self, caller: Caller, request: Any, *, has_project: bool, mutates: bool) -> None:
         """Role first, then project, then the fields that every request of its kind has."""
@@ -280,17 +354,23 @@ class Calls:
             check_resource_id(request.project_id, "projectId")
             if not caller.principal.sees(request.project_id):
                 unknown = project_unknown(request.project_id)
-                await self._audit_denial(caller, request, Denied(unknown.reason, unknown.message))
+                denied = Denied(unknown.reason, unknown.message)
+                await self._audit_denial(caller, request, denied)
+                unknown.logged = denied.logged
                 raise unknown
         if mutates:
             check_request_id(request.request_id, "requestId")
 
     async def _audit_denial(self, caller: Caller, request: Message, error: Denied) -> None:
         """In the log of the caller's own token, so that it tells nothing of the project that was asked for."""
-        await self._work.record_refusal(
+        error.logged = await self._work.record_refusal(
             Call(caller.method, caller.principal.project_id, caller.principal, "", False, request_bytes(request)),
             error,
         )
+
+
+def _draining() -> Unavailable:
+    return Unavailable("DRAINING", "the server is shutting down: call another, or repeat later")
 
 
 def _parse(request_class: type[Message], data: bytes) -> Message:

@@ -1,7 +1,7 @@
 """ProjectService."""
 
 from animus.domain.errors import Conflict, invalid
-from animus.domain.names import SYSTEM_PROJECT, project_name
+from animus.domain.names import INSTANCE_LOG, SYSTEM_PROJECT, project_name
 from animus.domain.project import Project
 from animus.service.calls import Caller, call_of, creation, decode_field, resource
 from animus.service.pages import Pages
@@ -22,8 +22,8 @@ class ProjectService:
         project = decode_field(request, "project", "project", Project)
         if project.project_id != request.project_id:
             raise invalid("project.projectId", f"is not {request.project_id!r}, the projectId of the request")
-        if project.project_id == SYSTEM_PROJECT:
-            raise invalid("projectId", f"{SYSTEM_PROJECT!r} is reserved for the instance")
+        if project.project_id in (SYSTEM_PROJECT, INSTANCE_LOG):
+            raise invalid("projectId", f"{project.project_id!r} is reserved for the instance")
 
         async def decide(view: View) -> Change:
             name = project_name(view.project_id)

@@ -26,6 +26,7 @@ CODES_BY_REASON = {
     "CONTENTION": grpc.StatusCode.ABORTED,
     "BUSY": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "DEADLINE": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "LOG_DAMAGED": grpc.StatusCode.DATA_LOSS,
 }
 
 

@@ -13,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from animus.domain import document
 from animus.domain.access import Token
-from animus.domain.audit import AuditEntry
+from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.dataset import Dataset, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.lineage import LineageEdge
+from animus.domain.log import Cosignature, LogEpoch, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
 from animus.domain.project import Project
@@ -38,6 +39,11 @@ TABLES: dict[type, str] = {
     Artifact: "artifact",
     Metric: "metric",
     LineageEdge: "lineage_edge",
+    RecordManifest: "record_manifest",
+    LogKey: "log_key",
+    LogKeyEnd: "log_key_end",
+    LogEpoch: "log_epoch",
+    Cosignature: "log_cosignature",
 }
 
 REASONS: dict[type, str] = {
@@ -82,6 +88,16 @@ class RunFacts:
     spec: RunSpec
     events: tuple[RunEvent, ...]  # in sequence
     artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An audit entry with its bytes, and where it stands in the log."""
+
+    value: AuditEntry
+    document: bytes
+    leaf_hash: bytes
+    index: int | None  # None while it waits for one
 
 
 class Records:
@@ -176,19 +192,17 @@ class Records:
         }
         return [document.load(row.document, Metric) for row in await self._rows(_METRICS_AT, values)]
 
-    async def audit_entry(self, entry_id: str) -> tuple[bytes, bytes] | None:
-        """Stored bytes and leaf hash of an audit entry, or None."""
+    async def audit_entry(self, entry_id: str) -> StoredEntry | None:
+        """An audit entry, or None."""
         rows = await self._rows(_AUDIT_ENTRY, {"entry_id": entry_id})
-        return (rows[0].document, rows[0].leaf_hash) if rows else None
+        return _entry(rows[0]) if rows else None
 
-    async def audit_entries(
-        self, after: tuple[str, str] | None, limit: int, resource: str
-    ) -> list[tuple[AuditEntry, bytes, bytes]]:
-        """Entries with bytes and leaf hash in the order of time and id, after a place; of one resource if given."""
+    async def audit_entries(self, after: tuple[str, str] | None, limit: int, resource: str) -> list[StoredEntry]:
+        """Entries in the order of time and id, after a place; of one resource if given."""
         time, entry_id = after or ("", "")
         values = {"time": time, "entry_id": entry_id, "limit": limit, "resource": resource}
         rows = await self._rows(_AUDIT_ENTRIES_OF if resource else _AUDIT_ENTRIES, values)
-        return [(document.load(row.document, AuditEntry), row.document, row.leaf_hash) for row in rows]
+        return [_entry(row) for row in rows]
 
     async def edges(self, nodes: Sequence[str], *, upstream: bool, limit: int) -> list[LineageEdge]:
         """Edges that leave these nodes upstream or downstream, as a set; one statement for all nodes."""
@@ -197,6 +211,10 @@ class Records:
 
     async def _rows(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
         return (await self._connection.execute(statement, {"project_id": self.project_id, **values})).all()
+
+
+def _entry(row: Any) -> StoredEntry:
+    return StoredEntry(document.load(row.document, AuditEntry), row.document, row.leaf_hash, row.leaf_index)
 
 
 def table_of(kind: type) -> str:
@@ -311,15 +329,17 @@ _METRICS_AT = text(
     """
 )
 
-_AUDIT_ENTRY = text(
-    "SELECT document, leaf_hash FROM animus.audit_entry WHERE project_id = :project_id AND entry_id = :entry_id"
+_ENTRIES = (
+    "SELECT e.document, e.leaf_hash, l.index AS leaf_index FROM animus.audit_entry e"
+    " LEFT JOIN animus.log_leaf l ON l.project_id = e.project_id AND l.entry_id = e.entry_id"
+    " WHERE e.project_id = :project_id"
 )
+_AUDIT_ENTRY = text(_ENTRIES + " AND e.entry_id = :entry_id")
 _AUDIT_PAGE = (
-    "SELECT document, leaf_hash FROM animus.audit_entry WHERE project_id = :project_id{where}"
-    " AND (time, entry_id) > (:time, :entry_id) ORDER BY time, entry_id LIMIT :limit"
+    _ENTRIES + "{where} AND (e.time, e.entry_id) > (:time, :entry_id) ORDER BY e.time, e.entry_id LIMIT :limit"
 )
 _AUDIT_ENTRIES = text(_AUDIT_PAGE.format(where=""))
-_AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND resource = :resource"))
+_AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND e.resource = :resource"))
 
 _EDGES = (
     "SELECT DISTINCT ON (subject, relation, object) document FROM animus.lineage_edge"

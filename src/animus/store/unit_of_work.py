@@ -1,9 +1,9 @@
 """The one way to write. Only this module commits.
 
 `change(call, decide)` opens a transaction, answers a request_id that was seen before without deciding again, lets
-`decide` read through a view that has no write method, and appends what it returns: the records, the audit entry, the
-queue row and the remembered reply, in one statement. So a change without its audit entry cannot be written, and a
-retry cannot double it.
+`decide` read through a view that has no write method, and appends what it returns: the records, the audit entry, its
+place in the queue for the log and the remembered reply, in one statement. So a change without its audit entry cannot be
+written, and a retry cannot double it. What was committed is answered with the entry's leaf hash, for the receipt.
 
 Isolation is READ COMMITTED, and needs no more: a decision rests on rows that never change, on the absence of a row
 whose unique key refuses a second one, or on a run's events, which are read under the run's lock. When a key refuses,
@@ -13,7 +13,7 @@ the transaction is rolled back and `decide` runs again, so it must be repeatable
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -23,14 +23,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from animus.codec import sha256
-from animus.domain import document
+from animus.domain import document, merkle
 from animus.domain.access import Principal
-from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal
-from animus.domain.document import Sealed, differing_paths, parse_json
+from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, Logged, RecordManifest
+from animus.domain.document import Sealed, differing_paths, parse_json, seal
 from animus.domain.errors import Conflict, Denied, DomainError, NotFound, Refused, Unavailable
-from animus.domain.names import project_name
+from animus.domain.names import INSTANCE_LOG, project_name
 from animus.domain.project import Project
+from animus.domain.tile import MAX_ENTRY_BYTES
 from animus.store.engine import sqlstate, translated
+from animus.store.log import LogRows
 from animus.store.records import Records, Stored, stored, table_of
 
 TRIES = 8
@@ -64,10 +66,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The bytes to send, and whether they are those of an earlier call."""
+    """The bytes to send, whether they are those of an earlier call, and the entry of the change if one was made."""
 
     reply: bytes
     replayed: bool
+    logged: Logged | None
 
 
 class View(Records):
@@ -79,6 +82,7 @@ class View(Records):
         super().__init__(connection, project_id)
         self.project_known = project_known
         self.time = time  # the database's, of this transaction
+        self.log = LogRows(connection, project_id)
         self.new_id = new_id  # 128 random bits as 32 hexadecimal digits
         self.entry_id = new_id()  # of the audit entry that a change will have
 
@@ -89,22 +93,33 @@ Decide = Callable[[View], Awaitable[Change]]
 class UnitOfWork:
     """Runs decisions and reads in transactions of the service role."""
 
-    def __init__(self, engine: AsyncEngine, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        new_id: Callable[[], str],
+        seal: Callable[[str, str, bytes], bytes],
+        check_sound: Callable[[], None],
+    ) -> None:
+        """`seal` makes the MAC of (project, entry id, leaf hash); `check_sound` raises while no change may be taken."""
         self._engine = engine
         self._new_id = new_id
+        self._seal = seal
+        self._check_sound = check_sound
 
     async def change(self, call: Call, decide: Decide, *, creates_project: bool = False) -> Answer:
         """Decides and writes, once for each (project, method, request_id), and answers.
 
         Raises what `decide` raises; Conflict REQUEST_ID_REUSED for another body under the same request_id; NotFound
-        for an unknown project; Unavailable when the database does not answer or writers keep colliding. A Conflict or
-        Refused is audited. With `validate_only`, everything runs and nothing is kept.
+        for an unknown project; Unavailable when the database does not answer, writers keep colliding or the log is
+        unsound. A Conflict or Refused is audited, and carries its entry. With `validate_only`, everything runs and
+        nothing is kept.
         """
+        self._check_sound()
         try:
             return await self._retried(lambda: self._change(call, decide, creates_project))
         except (Conflict, Refused) as error:
             if not call.validate_only:
-                await self.record_refusal(call, error)
+                error.logged = await self.record_refusal(call, error)
             raise
 
     async def read(self, project_id: str, query: Callable[[View], Awaitable[Result]]) -> Result:
@@ -113,6 +128,15 @@ class UnitOfWork:
             view, _ = await self._open(connection, project_id, "", "")
             if not view.project_known:
                 raise project_unknown(project_id)
+            return await query(view)
+
+    async def read_log(self, project_id: str, query: Callable[[View], Awaitable[Result]]) -> Result:
+        """The same for what is asked of a log, that of the instance too: its leaves are rows of every project."""
+        if project_id != INSTANCE_LOG:
+            return await self.read(project_id, query)
+        async with translated(), self._engine.connect() as connection, connection.begin():
+            view, _ = await self._open(connection, project_id, "", "")
+            await connection.execute(_EVERY_PROJECT)
             return await query(view)
 
     async def project_exists(self, project_id: str) -> bool:
@@ -144,18 +168,19 @@ class UnitOfWork:
             return False
         return True
 
-    async def record_refusal(self, call: Call, error: DomainError) -> None:
+    async def record_refusal(self, call: Call, error: DomainError) -> Logged:
         """Audits a call that was refused or denied, in a transaction of its own."""
 
-        async def write() -> None:
+        async def write() -> Logged:
             async with translated(), self._engine.connect() as connection, connection.begin():
                 view, _ = await self._open(connection, call.project_id, "", "")
                 outcome = AuditOutcome.DENIED if isinstance(error, Denied) else AuditOutcome.REFUSED
                 entry = _entry(call, view, outcome, reason=error.reason)
-                values = {"project_id": call.project_id, "entry_id": entry.entry_id, "entry": document.dump(entry)}
+                values, logged = self._leaf(call.project_id, entry, document.dump(entry))
                 await connection.execute(_append_statement((), answered=False), values)
+            return logged
 
-        await self._retried(write)
+        return await self._retried(write)
 
     async def _change(self, call: Call, decide: Decide, creates_project: bool) -> Answer:
         async with translated(), self._engine.connect() as connection, connection.begin() as transaction:
@@ -165,16 +190,20 @@ class UnitOfWork:
             if opened.first_reply is not None:
                 if opened.first_request != call.request:
                     raise _reused(opened.first_request, call.request)
-                return Answer(opened.first_reply, replayed=True)
+                first = Logged(call.project_id, opened.first_entry_id, opened.first_leaf_hash, opened.first_entry_time)
+                return Answer(opened.first_reply, replayed=True, logged=first)
             change = await decide(view)
             reply = change.reply.SerializeToString(deterministic=True)
+            logged = None
             if call.validate_only:
                 await transaction.rollback()
             else:
-                await self._append(connection, call, view, change, reply)
-        return Answer(reply, replayed=False)
+                logged = await self._append(connection, call, view, change, reply)
+        return Answer(reply, replayed=False, logged=logged)
 
-    async def _append(self, connection: AsyncConnection, call: Call, view: View, change: Change, reply: bytes) -> None:
+    async def _append(
+        self, connection: AsyncConnection, call: Call, view: View, change: Change, reply: bytes
+    ) -> Logged:
         """Everything that a change leaves behind, in one statement."""
         documents: dict[str, list[bytes]] = {}
         written = []
@@ -196,17 +225,29 @@ class UnitOfWork:
             refusals=change.refusals,
             reply_digest=sha256(reply),
         )
-        values: dict[str, Any] = {f"documents_{table}": items for table, items in documents.items()}
-        values |= {
-            "project_id": call.project_id,
-            "entry_id": entry.entry_id,
-            "entry": document.dump(entry),
-            "method": call.method,
-            "request_id": call.request_id,
-            "request": call.request,
-            "reply": reply,
-        }
+        leaf = document.dump(entry)
+        if len(leaf) > MAX_ENTRY_BYTES:
+            manifest = seal(RecordManifest(entry.records))
+            table = table_of(RecordManifest)
+            documents[table] = [manifest.document]
+            leaf = document.dump(replace(entry, records=(AuditRecord(table, manifest.digest),)))
+        values, logged = self._leaf(call.project_id, entry, leaf)
+        values |= {f"documents_{table}": items for table, items in documents.items()}
+        values |= {"method": call.method, "request_id": call.request_id, "request": call.request, "reply": reply}
         await connection.execute(_append_statement(tuple(documents), answered=True), values)
+        return logged
+
+    def _leaf(self, project_id: str, entry: AuditEntry, leaf: bytes) -> tuple[dict[str, Any], Logged]:
+        """What the statement says of an entry, and what a receipt says of it."""
+        leaf_hash = merkle.leaf_hash(leaf)
+        values = {
+            "project_id": project_id,
+            "entry_id": entry.entry_id,
+            "entry": leaf,
+            "leaf_hash": leaf_hash,
+            "seal": self._seal(project_id, entry.entry_id, leaf_hash),
+        }
+        return values, Logged(project_id, entry.entry_id, leaf_hash, entry.time)
 
     async def _open(
         self, connection: AsyncConnection, project_id: str, method: str, request_id: str
@@ -243,7 +284,8 @@ def _append_statement(tables: tuple[str, ...], *, answered: bool) -> TextClause:
     """Inserts entry and queue row, the reply if the call is answered, and rows by table. Built once for each shape."""
     parts = [
         "entry AS (INSERT INTO animus.audit_entry (project_id, document) VALUES (:project_id, :entry))",
-        "queue AS (INSERT INTO animus.audit_queue (project_id, entry_id) VALUES (:project_id, :entry_id))",
+        "queue AS (INSERT INTO animus.audit_queue (project_id, entry_id, leaf_hash, seal)"
+        " VALUES (:project_id, :entry_id, :leaf_hash, :seal))",
     ]
     if answered:
         parts.append(

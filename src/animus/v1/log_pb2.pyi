@@ -765,18 +765,21 @@ Global___AddCosignaturesRequest: _TypeAlias = AddCosignaturesRequest  # noqa: Y0
 
 @_typing.final
 class Cosignature(_message.Message):
-    """A cosignature that was added to a checkpoint; a record of the log's project."""
+    """A cosignature that was added to a checkpoint; a record of the log's project, or of the system project."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SIZE_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     VKEY_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
-    size: _builtins.int
-    """Size of the checkpoint."""
+    project_id: _builtins.str
+    """The project whose log it is, or `instance`."""
     epoch: _builtins.int
     """Epoch of the checkpoint."""
+    size: _builtins.int
+    """Size of the checkpoint."""
     vkey: _builtins.str
     """C2SP verifier key of the witness."""
     line: _builtins.str
@@ -784,19 +787,22 @@ class Cosignature(_message.Message):
     def __init__(
         self,
         *,
-        size: _builtins.int | None = ...,
+        project_id: _builtins.str | None = ...,
         epoch: _builtins.int | None = ...,
+        size: _builtins.int | None = ...,
         vkey: _builtins.str | None = ...,
         line: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_line", b"_line", "_size", b"_size", "_vkey", b"_vkey", "epoch", b"epoch", "line", b"line", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_line", b"_line", "_project_id", b"_project_id", "_size", b"_size", "_vkey", b"_vkey", "epoch", b"epoch", "line", b"line", "project_id", b"project_id", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_line", b"_line", "_size", b"_size", "_vkey", b"_vkey", "epoch", b"epoch", "line", b"line", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_line", b"_line", "_project_id", b"_project_id", "_size", b"_size", "_vkey", b"_vkey", "epoch", b"epoch", "line", b"line", "project_id", b"project_id", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
     _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
     _WhichOneofReturnType__line: _TypeAlias = _typing.Literal["line"]  # noqa: Y015
     _WhichOneofArgType__line: _TypeAlias = _typing.Literal["_line", b"_line"]  # noqa: Y015
+    _WhichOneofReturnType__project_id: _TypeAlias = _typing.Literal["project_id"]  # noqa: Y015
+    _WhichOneofArgType__project_id: _TypeAlias = _typing.Literal["_project_id", b"_project_id"]  # noqa: Y015
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
     _WhichOneofReturnType__vkey: _TypeAlias = _typing.Literal["vkey"]  # noqa: Y015
@@ -805,6 +811,8 @@ class Cosignature(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epoch) -> _WhichOneofReturnType__epoch | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__line) -> _WhichOneofReturnType__line | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project_id) -> _WhichOneofReturnType__project_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
     @_typing.overload

@@ -1,0 +1,113 @@
+"""The task that keeps the log: integrates ten times a second, publishes once a second and whenever it is asked to.
+
+Every server that has the signer's state runs it, and one of them leads. What is wrong is in `problem`, for the health
+of the server and for the changes that it refuses while the log cannot be signed.
+"""
+
+import asyncio
+import time
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from animus.domain.errors import Unavailable
+from animus.keyring import Keyring, KeyringError
+from animus.store.engine import sqlstate
+from animus.store.log import LogStore
+from animus.store.signer_state import SignerStateError
+from animus.workers.integrator import BATCH, Integrator
+from animus.workers.publisher import Contradiction, Publisher
+
+INTEGRATE_SECONDS = 0.1
+PUBLISH_SECONDS = 1.0
+FOLLOW_SECONDS = 0.5  # between two looks of a server that does not lead
+
+log = structlog.get_logger("animus.leader")
+
+
+class Leader:
+    """Runs integrator and publisher for as long as the server does."""
+
+    def __init__(self, store: LogStore, keyring: Keyring, integrator: Integrator, publisher: Publisher) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._integrator = integrator
+        self._publisher = publisher
+        self._wanted = asyncio.Event()
+        self._fence = 0  # under which the database was checked; 0 for not yet
+        self._next_publish = 0.0
+        self.problem = ""  # why nothing can be signed; empty when all is well
+        self.leads = False
+
+    def publish_soon(self) -> None:
+        """Asks for checkpoints ahead of the next second."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            more = await self._round()
+            wait = 0.0 if more else INTEGRATE_SECONDS if self.leads else FOLLOW_SECONDS
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+
+    async def finish(self) -> None:
+        """Integrates and publishes what there is, so that a server that stops leaves nothing waiting."""
+        self._next_publish = 0.0
+        while await self._round():
+            self._next_publish = 0.0
+
+    async def _round(self) -> bool:
+        """One round; says whether there is more to integrate at once."""
+        try:
+            more = await self._work()
+        except Unavailable as error:
+            self._fence, self.leads = 0, False  # whatever comes back may be another database
+            log.warning("the log waits for the database", reason=error.message)
+            return False
+        except (Contradiction, SignerStateError, KeyringError) as error:
+            self._say(str(error))
+            return False
+        except DBAPIError as error:
+            # Rows stand where new ones belong, or a grant is gone: the tables are not as this program left them.
+            self._say(f"the log cannot be written: SQLSTATE {sqlstate(error)}")
+            return False
+        except Exception:  # a defect must not end the task unseen: it is said like the others, and tried again
+            log.exception("the log stands still")
+            self._say("a defect of the control plane; its log has the cause")
+            return False
+        self._say("")
+        return more
+
+    async def _work(self) -> bool:
+        self._keyring.reload()
+        due = self._wanted.is_set() or time.monotonic() >= self._next_publish
+        async with self._store.lead() as writer:
+            self.leads = writer is not None
+            if writer is None:
+                self._fence = 0
+                return False
+            fence = writer.fence
+            taken = await self._integrator.step(writer)
+            if due:
+                await self._integrator.step_quarantine(writer)
+        if fence != self._fence:
+            await self._publisher.check_all()
+            self._fence = fence
+        if due:
+            self._wanted.clear()
+            self._next_publish = time.monotonic() + PUBLISH_SECONDS
+            await self._publisher.step()
+        return taken == BATCH
+
+    def _say(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.error("the log cannot be signed", problem=problem)
+        if problem:
+            self._fence = 0
+        elif self.problem:
+            log.warning("the log can be signed again")
+        self.problem = problem
