@@ -222,6 +222,24 @@ def test_what_is_nearly_a_policy_is_refused_with_its_line(name: str) -> None:
     assert message in caught.value.message
 
 
+@LAW
+@given(st.data())
+def test_no_change_of_a_policy_is_a_defect(data: st.DataObject) -> None:
+    """A policy with bytes changed, more or less is read or refused with the reason, and its quorum is countable."""
+    whole = GOOD.encode()
+    for _ in range(20):
+        at = data.draw(st.integers(0, len(whole)))
+        end = data.draw(st.integers(at, min(len(whole), at + 4)))
+        put = data.draw(st.binary(max_size=3) | st.sampled_from([b"\n", b" ", b"quorum none\n", b"#", b" a ", b"g"]))
+        try:
+            found = policy.load_policy(whole[:at] + put + whole[end:])
+        except Invalid as error:
+            assert error.reason == "POLICY_INVALID"
+        else:
+            names = [each.name for each in found.witnesses]
+            assert policy.quorum_met(found, names) == counts(found, names)
+
+
 def test_a_key_that_is_no_utf_8_is_refused() -> None:
     """Names and URLs may be any octets, keys may not."""
     found = refusal(policy.load_policy, b"log \xff\nquorum none\n")

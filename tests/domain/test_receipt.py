@@ -1,5 +1,7 @@
 """Receipts: a text of one spelling, which no checkpoint is."""
 
+from datetime import UTC
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ receipts = st.builds(
     st.from_regex(r"[a-z][a-z0-9./-]{0,40}/[1-9][0-9]{0,3}", fullmatch=True),
     st.binary(min_size=32, max_size=32),
     st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
-    st.datetimes().map(format_time),
+    st.datetimes(timezones=st.just(UTC)).map(format_time),
 )
 
 
