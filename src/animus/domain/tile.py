@@ -197,7 +197,7 @@ def load_bundle(data: bytes, width: int) -> tuple[bytes, ...]:
     for number in range(width):
         start = at + 2
         end = start + int.from_bytes(data[at:start], "big")
-        if len(data) < start or len(data) < end:
+        if len(data) < end:
             raise tile_invalid("data", f"ends within entry {number} of {width}")
         entries.append(data[start:end])
         at = end
