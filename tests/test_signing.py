@@ -519,6 +519,7 @@ def test_a_checkpoint_needs_the_log_itself() -> None:
         (alone, [WITNESS_KEY], []),
         (signing.sign_note(TEXT, [OTHER]), [OTHER.key(), *LOG_KEYS], []),
         (signing.sign_note(TEXT, [LOG]), [], LOG_KEYS),
+        (f"{TEXT}\n".encode() + signing.cosign(TEXT, LOG, 1), [LOG.key(key_type=COSIGNATURE), *LOG_KEYS], []),
         (signing.sign_note(TEXT, [LOG], "log.example/other/1"), [LOG.key("log.example/other/1"), *LOG_KEYS], []),
     ]:
         with pytest.raises(Invalid) as caught:

@@ -118,6 +118,12 @@ def test_what_is_nearly_a_note_is_refused(name: str) -> None:
     assert read(NOT_NOTES[name]) is None
 
 
+def test_a_line_at_fault_is_named_by_its_place() -> None:
+    """The field says which signature line it is, for one that has only a key id too."""
+    for line in ("— name.example AAAAAA==\n", "— name.example AAAA\n", "x\n"):
+        assert refusal(note.load_note, GOOD + line.encode()).field == "signatures[1]"
+
+
 def test_a_text_may_hold_anything_that_text_may() -> None:
     """Empty lines, lines like signatures, DEL and every plane of Unicode are text; the last empty line parts it."""
     for text in ("\n", "\n\n\n", "a\n\nb\n", f"a\n\n{LINE}", f"{LINE}", "\x7f\x80\u2028\U0010ffff\n", "— \n", " \n"):

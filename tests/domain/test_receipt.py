@@ -63,6 +63,7 @@ def test_a_changed_receipt_is_refused_or_another() -> None:
         TEXT[:-1],
         TEXT + "\n",
         TEXT + "more\n",
+        TEXT + "x",
         TEXT.replace("v1", "v2"),
         TEXT.replace("\n", "\r\n"),
         " " + TEXT,
