@@ -145,7 +145,8 @@ def test_a_checkpoint_that_could_not_be_written_does_not_exist() -> None:
 
 
 def test_a_checkpoint_is_bounded_before_it_is_read() -> None:
-    """More than 1 MiB is refused for its length."""
+    """More than 1 MiB is refused for its length, and a size beyond 2^63-1 when the text is taken apart."""
+    assert refusal(checkpoint.checkpoint_parts, GOOD.replace("42", str(2**63))).field == "size"
     assert refusal(checkpoint.load_checkpoint, GOOD + "x" * note.MAX_NOTE_BYTES + "\n").field == "note"
 
 
@@ -265,6 +266,13 @@ def test_what_is_nearly_a_request_is_refused(name: str) -> None:
     with pytest.raises(Invalid) as caught:
         checkpoint.load_request(NOT_REQUESTS[name].encode())
     assert caught.value.reason == "PROOF_INVALID"
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """What is no UTF-8 before the checkpoint is Invalid too; after it, it is the note's."""
+    assert refusal(checkpoint.load_proof, b"c2sp.org/tlog-proof@v1\nindex \xff\n\nx\n").field == "text"
+    assert refusal(checkpoint.load_request, b"old \xff\n\nx\n").field == "text"
+    assert checkpoint.load_request(b"old 0\n\n\xff\n").checkpoint == b"\xff\n"
 
 
 def test_texts_of_proofs_are_bounded_before_they_are_read() -> None:
