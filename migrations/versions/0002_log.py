@@ -146,6 +146,7 @@ RECORDS = {
         column("log", "text", "projectId") + column("epoch", "bigint", "epoch"),
         "project_id, log, epoch",
     ),
+    "log_forfeit": record_table("log_forfeit", column("forfeited_id", "text", "entryId"), "project_id, forfeited_id"),
     "log_cosignature": record_table(
         "log_cosignature",
         column("log", "text", "projectId")
@@ -171,7 +172,7 @@ KEPT = ["log_leaf", "log_tile", "log_checkpoint", *RECORDS]
 # The integrator and the publisher work for all projects at once; the setting is asked for once in a statement.
 OF_THE_LOG = [
     "audit_queue", "log_quarantine", "log_lead", "log_state", "log_leaf", "log_tile", "log_checkpoint", "log_epoch",
-    "log_cosignature",
+    "log_forfeit", "log_cosignature",
 ]  # fmt: skip
 
 

@@ -172,20 +172,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
     data_dir = settings.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
-        postgres = None
-        url = settings.database_url.get_secret_value()
-        if not url:
-            postgres = EmbeddedPostgres.start(data_dir / "postgres", log=log)
-            stack.callback(postgres.stop)
-            await migrate(postgres.owner_url)
-            url = postgres.service_url
-        try:
-            engine = make_engine(url, pool_size=settings.pool_size, pgbouncer=settings.pgbouncer)
-        except ValueError as error:
-            raise StartRefused(f"ANIMUS_DATABASE_URL {error}") from None
-        stack.push_async_callback(engine.dispose)
-        async with translated(), engine.connect() as connection:
-            await refuse_unsafe(connection)
+        engine, postgres = await open_database(stack, settings, data_dir)
         witnesses = _witnesses(settings.log_policy_file)
         served, work = await open_log(engine, settings, data_dir)
         stack.push_async_callback(served.growth.stop)
@@ -263,13 +250,39 @@ async def serve(settings: Settings) -> None:
         log.info("draining", seconds=settings.drain_seconds)
 
 
+async def open_database(
+    stack: AsyncExitStack, settings: Settings, data_dir: Path
+) -> tuple[AsyncEngine, EmbeddedPostgres | None]:
+    """Connections of the service role to a database that is safe to serve from; and its server if it is embedded."""
+    postgres = None
+    url = settings.database_url.get_secret_value()
+    if not url:
+        postgres = EmbeddedPostgres.start(data_dir / "postgres", log=log)
+        stack.callback(postgres.stop)
+        await migrate(postgres.owner_url)
+        url = postgres.service_url
+    try:
+        engine = make_engine(url, pool_size=settings.pool_size, pgbouncer=settings.pgbouncer)
+    except ValueError as error:
+        raise StartRefused(f"ANIMUS_DATABASE_URL {error}") from None
+    stack.push_async_callback(engine.dispose)
+    async with translated(), engine.connect() as connection:
+        await refuse_unsafe(connection)
+    return engine, postgres
+
+
+def log_folder(settings: Settings) -> Path:
+    """Where the log's keys and the signer's state are."""
+    return (settings.log_dir or settings.data_dir / "log").absolute()
+
+
 async def open_log(engine: AsyncEngine, settings: Settings, data_dir: Path) -> tuple[ServedLog, UnitOfWork]:
     """The log's keys, checked against what the database says of them, and the way to write to it.
 
     At the first start of an instance it makes the key, the signer's state and the first token. Raises StartRefused
     where key and database are not of one instance.
     """
-    folder = settings.log_dir.absolute() if settings.log_dir else data_dir / "log"
+    folder = log_folder(settings)
     store = LogStore(engine, f"{os.uname().nodename}/{os.getpid()}/{new_id()}")
     try:
         if not await store.keys():

@@ -15,14 +15,22 @@ from typing import ClassVar
 
 from animus.domain import merkle
 from animus.domain.errors import Unavailable, invalid
-from animus.domain.names import INSTANCE_LOG, check_length, check_pattern, check_within, format_time, parse_time
+from animus.domain.names import (
+    INSTANCE_LOG,
+    RANDOM_ID,
+    check_length,
+    check_pattern,
+    check_within,
+    format_time,
+    parse_time,
+)
 from animus.domain.tile import WIDTH
 
 FIRST_EPOCH = 1
 MAX_SIZE = 2**53 - 1
 PROMISE_SECONDS = 60  # so long after its change may an entry wait for a checkpoint; usually it is a second
 INSTANCE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,126}[a-z0-9])?")
-ROOT_HASH = re.compile(r"[0-9a-f]{64}")
+HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class LogKeyStatus(StrEnum):
@@ -81,7 +89,7 @@ class LogEpoch:
     def __post_init__(self) -> None:
         check_within(self.epoch, FIRST_EPOCH + 1, MAX_SIZE, "epoch")
         check_within(self.size, 0, MAX_SIZE, "size")
-        check_pattern(ROOT_HASH, self.root_hash, "rootHash", "is no hash of 64 lower-case hexadecimal digits")
+        check_pattern(HASH, self.root_hash, "rootHash", "is no hash of 64 lower-case hexadecimal digits")
         check_within(self.signed_size, -1, MAX_SIZE, "signedSize")
         if (self.signed_size < 0) != (self.signed_root_hash == ""):
             raise invalid("signedRootHash", "is given exactly where signedSize is not -1")
@@ -99,6 +107,22 @@ class Cosignature:
     size: int
     vkey: str
     line: str  # of a signed note, without its newline
+
+
+@dataclass(frozen=True, slots=True)
+class LogForfeit:
+    """An entry that was damaged before it had an index, and was given up."""
+
+    SCHEMA: ClassVar[str] = "animus.log_forfeit/v1"
+
+    entry_id: str
+    leaf_hash: str  # as it was queued
+    reason: str
+
+    def __post_init__(self) -> None:
+        check_pattern(RANDOM_ID, self.entry_id, "entryId", "is no id of 32 lower-case hexadecimal digits")
+        check_pattern(HASH, self.leaf_hash, "leafHash", "is no hash of 64 lower-case hexadecimal digits")
+        check_length(self.reason, 1, 2_000, "reason")
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,9 +141,10 @@ class LogWriter:
         """Takes the oldest entries out of the queue, in the order of their transactions."""
         return [Queued(*row) for row in await self._connection.execute(_TAKE, {"limit": limit})]
 
-    async def quarantined(self) -> list[Queued]:
-        """The entries in quarantine; they stay there."""
-        return [Queued(*row) for row in await self._connection.execute(_QUARANTINED)]
+    async def quarantined(self) -> list[tuple[Queued, bool]]:
+        """The entries in quarantine, and whether an operator gave each up; they stay there."""
+        rows = await self._connection.execute(_QUARANTINED)
+        return [(Queued(*row[:5]), row.forfeited) for row in rows]
 
     async def quarantine(self, found: Sequence[tuple[Queued, str]]) -> None:
         """Puts entries aside, each with what is wrong with it."""
@@ -285,7 +286,7 @@ class LogRows:
         return [document.load(row.document, LogEpoch) for row in await self._rows(_EPOCHS)]
 
     async def checkpoint(self, size: int = 0, *, minimum: int = 0, cosigned: bool = False) -> StoredCheckpoint | None:
-        """The checkpoint of a size; with 0 the newest, of a minimum size or cosigned where asked; None if there is none."""
+        """The checkpoint of a size; with 0 the newest, of a minimum size or cosigned where asked; None if none is."""
         if cosigned:
             rows = await self._rows(_COSIGNED_CHECKPOINT, minimum=minimum)
         elif size:
@@ -405,7 +406,8 @@ _TAKE = text(
     """
 )
 _QUARANTINED = text(
-    "SELECT q.project_id, q.entry_id, q.leaf_hash, q.seal, e.document FROM animus.log_quarantine q"
+    "SELECT q.project_id, q.entry_id, q.leaf_hash, q.seal, e.document, EXISTS (SELECT FROM animus.log_forfeit f"
+    " WHERE f.project_id = q.project_id AND f.forfeited_id = q.entry_id) AS forfeited FROM animus.log_quarantine q"
     " LEFT JOIN animus.audit_entry e ON e.project_id = q.project_id AND e.entry_id = q.entry_id"
     " ORDER BY q.quarantine_time, q.entry_id LIMIT 1000"
 )

@@ -18,7 +18,7 @@ from animus.domain.dataset import Dataset, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.lineage import LineageEdge
-from animus.domain.log import Cosignature, LogEpoch, LogKey, LogKeyEnd
+from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
 from animus.domain.project import Project
@@ -43,6 +43,7 @@ TABLES: dict[type, str] = {
     LogKey: "log_key",
     LogKeyEnd: "log_key_end",
     LogEpoch: "log_epoch",
+    LogForfeit: "log_forfeit",
     Cosignature: "log_cosignature",
 }
 

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61nimus/v1/log.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x01\n\x03Log\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x16\n\x0epublished_size\x18\x04 \x01(\x03\x12\x0e\n\x06queued\x18\x05 \x01(\x03\x12$\n\x04keys\x18\x06 \x03(\x0b\x32\x16.animus.v1.LogKeyState\x12#\n\x06\x65pochs\x18\x07 \x03(\x0b\x32\x13.animus.v1.LogEpoch\x12\x10\n\x08problems\x18\x08 \x03(\t\"\xb3\x01\n\x0bLogKeyState\x12\x0c\n\x04vkey\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.animus.v1.LogKeyStatus\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"^\n\x06LogKey\x12\x1a\n\rinstance_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\npublic_key\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x10\n\x0e_instance_nameB\r\n\x0b_public_key\"\x8c\x01\n\tLogKeyEnd\x12\x17\n\npublic_key\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x17.animus.v1.LogKeyStatusH\x01\x88\x01\x01\x12\x13\n\x06reason\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_public_keyB\t\n\x07_statusB\t\n\x07_reason\"\x90\x02\n\x08LogEpoch\x12\x17\n\nproject_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x65poch\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04size\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x16\n\troot_hash\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x18\n\x0bsigned_size\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10signed_root_hash\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x13\n\x06reason\x18\x07 \x01(\tH\x06\x88\x01\x01\x42\r\n\x0b_project_idB\x08\n\x06_epochB\x07\n\x05_sizeB\x0c\n\n_root_hashB\x0e\n\x0c_signed_sizeB\x13\n\x11_signed_root_hashB\t\n\x07_reason\"\x7f\n\rLogCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x0eInclusionProof\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x03\x12\x11\n\tleaf_hash\x18\x03 \x01(\t\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\x12,\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x18.animus.v1.LogCheckpoint\x12\x12\n\ntlog_proof\x18\x06 \x01(\x0c\"K\n\x10\x43onsistencyProof\x12\x12\n\nfirst_size\x18\x01 \x01(\x03\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"\x16\n\x04Tile\x12\x0e\n\x06hashes\x18\x01 \x01(\x0c\"\x1e\n\x0b\x45ntryBundle\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\"#\n\rGetLogRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"R\n\x14GetCheckpointRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x14\n\x0cminimum_size\x18\x04 \x01(\x03\x12\x10\n\x08\x63osigned\x18\x05 \x01(\x08\"S\n\x16ListCheckpointsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"a\n\x17ListCheckpointsResponse\x12-\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x18.animus.v1.LogCheckpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x18GetInclusionProofRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x04 \x01(\t\x12\x12\n\x05index\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\x0f\x63heckpoint_size\x18\x06 \x01(\x03\x42\x08\n\x06_index\"?\n\x17WaitForInclusionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x04 \x01(\t\"Y\n\x1aGetConsistencyProofRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nfirst_size\x18\x04 \x01(\x03\x12\x13\n\x0bsecond_size\x18\x05 \x01(\x03\"Q\n\x0eGetTileRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\x05\x12\r\n\x05index\x18\x05 \x01(\x03\x12\r\n\x05width\x18\x06 \x01(\x05\"I\n\x15GetEntryBundleRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x03\x12\r\n\x05width\x18\x05 \x01(\x05\"{\n\x16\x41\x64\x64\x43osignaturesRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x14\n\x0c\x63osignatures\x18\x05 \x01(\x0c\"\xa7\x01\n\x0b\x43osignature\x12\x17\n\nproject_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x65poch\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04size\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x11\n\x04vkey\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x11\n\x04line\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\r\n\x0b_project_idB\x08\n\x06_epochB\x07\n\x05_sizeB\x07\n\x05_vkeyB\x07\n\x05_line*\x81\x01\n\x0cLogKeyStatus\x12\x1e\n\x1aLOG_KEY_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15LOG_KEY_STATUS_ACTIVE\x10\x01\x12\x1a\n\x16LOG_KEY_STATUS_RETIRED\x10\x02\x12\x1a\n\x16LOG_KEY_STATUS_REVOKED\x10\x03\x32\xb8\t\n\nLogService\x12Y\n\x06GetLog\x12\x18.animus.v1.GetLogRequest\x1a\x0e.animus.v1.Log\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/projects/{project_id}/log\x12|\n\rGetCheckpoint\x12\x1f.animus.v1.GetCheckpointRequest\x1a\x18.animus.v1.LogCheckpoint\"0\x82\xd3\xe4\x93\x02*\x12(/v1/projects/{project_id}/log/checkpoint\x12\x8b\x01\n\x0fListCheckpoints\x12!.animus.v1.ListCheckpointsRequest\x1a\".animus.v1.ListCheckpointsResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/projects/{project_id}/log/checkpoints\x12\x89\x01\n\x11GetInclusionProof\x12#.animus.v1.GetInclusionProofRequest\x1a\x19.animus.v1.InclusionProof\"4\x82\xd3\xe4\x93\x02.\x12,/v1/projects/{project_id}/log/inclusionProof\x12\x90\x01\n\x10WaitForInclusion\x12\".animus.v1.WaitForInclusionRequest\x1a\x19.animus.v1.InclusionProof\"=\x82\xd3\xe4\x93\x02\x37\x12\x35/v1/projects/{project_id}/log/entries/{entry_id}:wait\x12\x91\x01\n\x13GetConsistencyProof\x12%.animus.v1.GetConsistencyProofRequest\x1a\x1b.animus.v1.ConsistencyProof\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/projects/{project_id}/log/consistencyProof\x12r\n\x07GetTile\x12\x19.animus.v1.GetTileRequest\x1a\x0f.animus.v1.Tile\";\x82\xd3\xe4\x93\x02\x35\x12\x33/v1/projects/{project_id}/log/tiles/{level}/{index}\x12\x86\x01\n\x0eGetEntryBundle\x12 .animus.v1.GetEntryBundleRequest\x1a\x16.animus.v1.EntryBundle\":\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/projects/{project_id}/log/entryBundles/{index}\x12\x92\x01\n\x0f\x41\x64\x64\x43osignatures\x12!.animus.v1.AddCosignaturesRequest\x1a\x18.animus.v1.LogCheckpoint\"B\x82\xd3\xe4\x93\x02<\"7/v1/projects/{project_id}/log/checkpoints/{size}:cosign:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61nimus/v1/log.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x01\n\x03Log\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x16\n\x0epublished_size\x18\x04 \x01(\x03\x12\x0e\n\x06queued\x18\x05 \x01(\x03\x12$\n\x04keys\x18\x06 \x03(\x0b\x32\x16.animus.v1.LogKeyState\x12#\n\x06\x65pochs\x18\x07 \x03(\x0b\x32\x13.animus.v1.LogEpoch\x12\x10\n\x08problems\x18\x08 \x03(\t\"\xb3\x01\n\x0bLogKeyState\x12\x0c\n\x04vkey\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.animus.v1.LogKeyStatus\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"^\n\x06LogKey\x12\x1a\n\rinstance_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\npublic_key\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x10\n\x0e_instance_nameB\r\n\x0b_public_key\"\x8c\x01\n\tLogKeyEnd\x12\x17\n\npublic_key\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x17.animus.v1.LogKeyStatusH\x01\x88\x01\x01\x12\x13\n\x06reason\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_public_keyB\t\n\x07_statusB\t\n\x07_reason\"\x90\x02\n\x08LogEpoch\x12\x17\n\nproject_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x65poch\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04size\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x16\n\troot_hash\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x18\n\x0bsigned_size\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10signed_root_hash\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x13\n\x06reason\x18\x07 \x01(\tH\x06\x88\x01\x01\x42\r\n\x0b_project_idB\x08\n\x06_epochB\x07\n\x05_sizeB\x0c\n\n_root_hashB\x0e\n\x0c_signed_sizeB\x13\n\x11_signed_root_hashB\t\n\x07_reason\"v\n\nLogForfeit\x12\x15\n\x08\x65ntry_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tleaf_hash\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06reason\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x0b\n\t_entry_idB\x0c\n\n_leaf_hashB\t\n\x07_reason\"\x7f\n\rLogCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x0eInclusionProof\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x03\x12\x11\n\tleaf_hash\x18\x03 \x01(\t\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\x12,\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x18.animus.v1.LogCheckpoint\x12\x12\n\ntlog_proof\x18\x06 \x01(\x0c\"K\n\x10\x43onsistencyProof\x12\x12\n\nfirst_size\x18\x01 \x01(\x03\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"\x16\n\x04Tile\x12\x0e\n\x06hashes\x18\x01 \x01(\x0c\"\x1e\n\x0b\x45ntryBundle\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\"#\n\rGetLogRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"R\n\x14GetCheckpointRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x14\n\x0cminimum_size\x18\x04 \x01(\x03\x12\x10\n\x08\x63osigned\x18\x05 \x01(\x08\"S\n\x16ListCheckpointsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"a\n\x17ListCheckpointsResponse\x12-\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x18.animus.v1.LogCheckpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x18GetInclusionProofRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x04 \x01(\t\x12\x12\n\x05index\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\x0f\x63heckpoint_size\x18\x06 \x01(\x03\x42\x08\n\x06_index\"?\n\x17WaitForInclusionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x04 \x01(\t\"Y\n\x1aGetConsistencyProofRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nfirst_size\x18\x04 \x01(\x03\x12\x13\n\x0bsecond_size\x18\x05 \x01(\x03\"Q\n\x0eGetTileRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\x05\x12\r\n\x05index\x18\x05 \x01(\x03\x12\r\n\x05width\x18\x06 \x01(\x05\"I\n\x15GetEntryBundleRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x03\x12\r\n\x05width\x18\x05 \x01(\x05\"{\n\x16\x41\x64\x64\x43osignaturesRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x14\n\x0c\x63osignatures\x18\x05 \x01(\x0c\"\xa7\x01\n\x0b\x43osignature\x12\x17\n\nproject_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x65poch\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04size\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x11\n\x04vkey\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x11\n\x04line\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\r\n\x0b_project_idB\x08\n\x06_epochB\x07\n\x05_sizeB\x07\n\x05_vkeyB\x07\n\x05_line*\x81\x01\n\x0cLogKeyStatus\x12\x1e\n\x1aLOG_KEY_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15LOG_KEY_STATUS_ACTIVE\x10\x01\x12\x1a\n\x16LOG_KEY_STATUS_RETIRED\x10\x02\x12\x1a\n\x16LOG_KEY_STATUS_REVOKED\x10\x03\x32\xb8\t\n\nLogService\x12Y\n\x06GetLog\x12\x18.animus.v1.GetLogRequest\x1a\x0e.animus.v1.Log\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/projects/{project_id}/log\x12|\n\rGetCheckpoint\x12\x1f.animus.v1.GetCheckpointRequest\x1a\x18.animus.v1.LogCheckpoint\"0\x82\xd3\xe4\x93\x02*\x12(/v1/projects/{project_id}/log/checkpoint\x12\x8b\x01\n\x0fListCheckpoints\x12!.animus.v1.ListCheckpointsRequest\x1a\".animus.v1.ListCheckpointsResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/projects/{project_id}/log/checkpoints\x12\x89\x01\n\x11GetInclusionProof\x12#.animus.v1.GetInclusionProofRequest\x1a\x19.animus.v1.InclusionProof\"4\x82\xd3\xe4\x93\x02.\x12,/v1/projects/{project_id}/log/inclusionProof\x12\x90\x01\n\x10WaitForInclusion\x12\".animus.v1.WaitForInclusionRequest\x1a\x19.animus.v1.InclusionProof\"=\x82\xd3\xe4\x93\x02\x37\x12\x35/v1/projects/{project_id}/log/entries/{entry_id}:wait\x12\x91\x01\n\x13GetConsistencyProof\x12%.animus.v1.GetConsistencyProofRequest\x1a\x1b.animus.v1.ConsistencyProof\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/projects/{project_id}/log/consistencyProof\x12r\n\x07GetTile\x12\x19.animus.v1.GetTileRequest\x1a\x0f.animus.v1.Tile\";\x82\xd3\xe4\x93\x02\x35\x12\x33/v1/projects/{project_id}/log/tiles/{level}/{index}\x12\x86\x01\n\x0eGetEntryBundle\x12 .animus.v1.GetEntryBundleRequest\x1a\x16.animus.v1.EntryBundle\":\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/projects/{project_id}/log/entryBundles/{index}\x12\x92\x01\n\x0f\x41\x64\x64\x43osignatures\x12!.animus.v1.AddCosignaturesRequest\x1a\x18.animus.v1.LogCheckpoint\"B\x82\xd3\xe4\x93\x02<\"7/v1/projects/{project_id}/log/checkpoints/{size}:cosign:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,8 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGSERVICE'].methods_by_name['GetEntryBundle']._serialized_options = b'\202\323\344\223\0024\0222/v1/projects/{project_id}/log/entryBundles/{index}'
   _globals['_LOGSERVICE'].methods_by_name['AddCosignatures']._loaded_options = None
   _globals['_LOGSERVICE'].methods_by_name['AddCosignatures']._serialized_options = b'\202\323\344\223\002<\"7/v1/projects/{project_id}/log/checkpoints/{size}:cosign:\001*'
-  _globals['_LOGKEYSTATUS']._serialized_start=2430
-  _globals['_LOGKEYSTATUS']._serialized_end=2559
+  _globals['_LOGKEYSTATUS']._serialized_start=2550
+  _globals['_LOGKEYSTATUS']._serialized_end=2679
   _globals['_LOG']._serialized_start=98
   _globals['_LOG']._serialized_end=281
   _globals['_LOGKEYSTATE']._serialized_start=284
@@ -63,38 +63,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGKEYEND']._serialized_end=702
   _globals['_LOGEPOCH']._serialized_start=705
   _globals['_LOGEPOCH']._serialized_end=977
-  _globals['_LOGCHECKPOINT']._serialized_start=979
-  _globals['_LOGCHECKPOINT']._serialized_end=1106
-  _globals['_INCLUSIONPROOF']._serialized_start=1109
-  _globals['_INCLUSIONPROOF']._serialized_end=1259
-  _globals['_CONSISTENCYPROOF']._serialized_start=1261
-  _globals['_CONSISTENCYPROOF']._serialized_end=1336
-  _globals['_TILE']._serialized_start=1338
-  _globals['_TILE']._serialized_end=1360
-  _globals['_ENTRYBUNDLE']._serialized_start=1362
-  _globals['_ENTRYBUNDLE']._serialized_end=1392
-  _globals['_GETLOGREQUEST']._serialized_start=1394
-  _globals['_GETLOGREQUEST']._serialized_end=1429
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1431
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1513
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1515
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1598
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1600
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1697
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1699
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1818
-  _globals['_WAITFORINCLUSIONREQUEST']._serialized_start=1820
-  _globals['_WAITFORINCLUSIONREQUEST']._serialized_end=1883
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1885
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1974
-  _globals['_GETTILEREQUEST']._serialized_start=1976
-  _globals['_GETTILEREQUEST']._serialized_end=2057
-  _globals['_GETENTRYBUNDLEREQUEST']._serialized_start=2059
-  _globals['_GETENTRYBUNDLEREQUEST']._serialized_end=2132
-  _globals['_ADDCOSIGNATURESREQUEST']._serialized_start=2134
-  _globals['_ADDCOSIGNATURESREQUEST']._serialized_end=2257
-  _globals['_COSIGNATURE']._serialized_start=2260
-  _globals['_COSIGNATURE']._serialized_end=2427
-  _globals['_LOGSERVICE']._serialized_start=2562
-  _globals['_LOGSERVICE']._serialized_end=3770
+  _globals['_LOGFORFEIT']._serialized_start=979
+  _globals['_LOGFORFEIT']._serialized_end=1097
+  _globals['_LOGCHECKPOINT']._serialized_start=1099
+  _globals['_LOGCHECKPOINT']._serialized_end=1226
+  _globals['_INCLUSIONPROOF']._serialized_start=1229
+  _globals['_INCLUSIONPROOF']._serialized_end=1379
+  _globals['_CONSISTENCYPROOF']._serialized_start=1381
+  _globals['_CONSISTENCYPROOF']._serialized_end=1456
+  _globals['_TILE']._serialized_start=1458
+  _globals['_TILE']._serialized_end=1480
+  _globals['_ENTRYBUNDLE']._serialized_start=1482
+  _globals['_ENTRYBUNDLE']._serialized_end=1512
+  _globals['_GETLOGREQUEST']._serialized_start=1514
+  _globals['_GETLOGREQUEST']._serialized_end=1549
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1551
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1633
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1635
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1718
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1720
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1817
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1819
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1938
+  _globals['_WAITFORINCLUSIONREQUEST']._serialized_start=1940
+  _globals['_WAITFORINCLUSIONREQUEST']._serialized_end=2003
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=2005
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=2094
+  _globals['_GETTILEREQUEST']._serialized_start=2096
+  _globals['_GETTILEREQUEST']._serialized_end=2177
+  _globals['_GETENTRYBUNDLEREQUEST']._serialized_start=2179
+  _globals['_GETENTRYBUNDLEREQUEST']._serialized_end=2252
+  _globals['_ADDCOSIGNATURESREQUEST']._serialized_start=2254
+  _globals['_ADDCOSIGNATURESREQUEST']._serialized_end=2377
+  _globals['_COSIGNATURE']._serialized_start=2380
+  _globals['_COSIGNATURE']._serialized_end=2547
+  _globals['_LOGSERVICE']._serialized_start=2682
+  _globals['_LOGSERVICE']._serialized_end=3890
 # @@protoc_insertion_point(module_scope)

@@ -298,6 +298,49 @@ class LogEpoch(_message.Message):
 Global___LogEpoch: _TypeAlias = LogEpoch  # noqa: Y015
 
 @_typing.final
+class LogForfeit(_message.Message):
+    """An entry that an operator gave up: its bytes were damaged before it had an index, and cannot be repaired. A record of its
+    project; the entry's receipt stays unfulfilled.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    LEAF_HASH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    """The entry."""
+    leaf_hash: _builtins.str
+    """Its leaf hash as it was queued, 64 lower-case hexadecimal digits."""
+    reason: _builtins.str
+    """Why, 1 to 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str | None = ...,
+        leaf_hash: _builtins.str | None = ...,
+        reason: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entry_id", b"_entry_id", "_leaf_hash", b"_leaf_hash", "_reason", b"_reason", "entry_id", b"entry_id", "leaf_hash", b"leaf_hash", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry_id", b"_entry_id", "_leaf_hash", b"_leaf_hash", "_reason", b"_reason", "entry_id", b"entry_id", "leaf_hash", b"leaf_hash", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__entry_id: _TypeAlias = _typing.Literal["entry_id"]  # noqa: Y015
+    _WhichOneofArgType__entry_id: _TypeAlias = _typing.Literal["_entry_id", b"_entry_id"]  # noqa: Y015
+    _WhichOneofReturnType__leaf_hash: _TypeAlias = _typing.Literal["leaf_hash"]  # noqa: Y015
+    _WhichOneofArgType__leaf_hash: _TypeAlias = _typing.Literal["_leaf_hash", b"_leaf_hash"]  # noqa: Y015
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entry_id) -> _WhichOneofReturnType__entry_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leaf_hash) -> _WhichOneofReturnType__leaf_hash | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+Global___LogForfeit: _TypeAlias = LogForfeit  # noqa: Y015
+
+@_typing.final
 class LogCheckpoint(_message.Message):
     """A signed head of a log."""
 

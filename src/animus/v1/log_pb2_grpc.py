@@ -28,8 +28,8 @@ if _version_not_supported:
 class LogServiceStub(object):
     """Proves what the audit log holds, and that it only grew.
 
-    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. What is
-    answered was checked against a signed checkpoint first: a log that was tampered with answers `LOG_DAMAGED`.
+    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. Checkpoints,
+    proofs and entries are checked before they are answered with: a log that was tampered with answers `LOG_DAMAGED`.
     """
 
     def __init__(self, channel):
@@ -88,8 +88,8 @@ class LogServiceStub(object):
 class LogServiceServicer(object):
     """Proves what the audit log holds, and that it only grew.
 
-    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. What is
-    answered was checked against a signed checkpoint first: a log that was tampered with answers `LOG_DAMAGED`.
+    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. Checkpoints,
+    proofs and entries are checked before they are answered with: a log that was tampered with answers `LOG_DAMAGED`.
     """
 
     def GetLog(self, request, context):
@@ -238,8 +238,8 @@ def add_LogServiceServicer_to_server(servicer, server):
 class LogService(object):
     """Proves what the audit log holds, and that it only grew.
 
-    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. What is
-    answered was checked against a signed checkpoint first: a log that was tampered with answers `LOG_DAMAGED`.
+    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. Checkpoints,
+    proofs and entries are checked before they are answered with: a log that was tampered with answers `LOG_DAMAGED`.
     """
 
     @staticmethod

@@ -33,8 +33,8 @@ GRPC_VERSION: str
 class LogServiceStub:
     """Proves what the audit log holds, and that it only grew.
 
-    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. What is
-    answered was checked against a signed checkpoint first: a log that was tampered with answers `LOG_DAMAGED`.
+    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. Checkpoints,
+    proofs and entries are checked before they are answered with: a log that was tampered with answers `LOG_DAMAGED`.
     """
 
     @_typing.overload
@@ -97,8 +97,8 @@ class LogServiceStub:
 class LogServiceAsyncStub(LogServiceStub):
     """Proves what the audit log holds, and that it only grew.
 
-    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. What is
-    answered was checked against a signed checkpoint first: a log that was tampered with answers `LOG_DAMAGED`.
+    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. Checkpoints,
+    proofs and entries are checked before they are answered with: a log that was tampered with answers `LOG_DAMAGED`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -157,8 +157,8 @@ class LogServiceAsyncStub(LogServiceStub):
 class LogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Proves what the audit log holds, and that it only grew.
 
-    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. What is
-    answered was checked against a signed checkpoint first: a log that was tampered with answers `LOG_DAMAGED`.
+    `project_id` may be `instance` in every request: then it means the instance's log, which instance roles see. Checkpoints,
+    proofs and entries are checked before they are answered with: a log that was tampered with answers `LOG_DAMAGED`.
     """
 
     @_abc_1.abstractmethod

@@ -37,13 +37,16 @@ class Integrator:
         return len(taken)
 
     async def step_quarantine(self, writer: LogWriter) -> int:
-        """Integrates what was repaired since it was put aside, and returns how much."""
-        rows = [row for row in await writer.quarantined() if not self._problem(row)]
-        if rows:
-            await writer.release(rows)
-            await grow(writer, ((row.project_id, row.entry_id, row.leaf_hash) for row in rows))
-            log.warning("repaired entries integrated", entries=[row.entry_id for row in rows])
-        return len(rows)
+        """Integrates what was repaired since it was put aside, drops what was given up, and returns how much left."""
+        found = await writer.quarantined()
+        given_up = [row for row, forfeited in found if forfeited]
+        repaired = [row for row, forfeited in found if not forfeited and not self._problem(row)]
+        if given_up or repaired:
+            await writer.release([*given_up, *repaired])
+        if repaired:
+            await grow(writer, ((row.project_id, row.entry_id, row.leaf_hash) for row in repaired))
+            log.warning("repaired entries integrated", entries=[row.entry_id for row in repaired])
+        return len(given_up) + len(repaired)
 
     async def _set_aside(self, writer: LogWriter, taken: list[Queued]) -> list[Queued]:
         found = [(row, problem) for row in taken if (problem := self._problem(row))]
