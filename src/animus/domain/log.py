@@ -89,10 +89,12 @@ class LogEpoch:
     def __post_init__(self) -> None:
         check_within(self.epoch, FIRST_EPOCH + 1, MAX_SIZE, "epoch")
         check_within(self.size, 0, MAX_SIZE, "size")
-        check_pattern(HASH, self.root_hash, "rootHash", "is no hash of 64 lower-case hexadecimal digits")
+        check_hash(self.root_hash, "rootHash")
         check_within(self.signed_size, -1, MAX_SIZE, "signedSize")
         if (self.signed_size < 0) != (self.signed_root_hash == ""):
             raise invalid("signedRootHash", "is given exactly where signedSize is not -1")
+        if self.signed_root_hash:
+            check_hash(self.signed_root_hash, "signedRootHash")
         check_length(self.reason, 1, 2_000, "reason")
 
 
@@ -121,7 +123,7 @@ class LogForfeit:
 
     def __post_init__(self) -> None:
         check_pattern(RANDOM_ID, self.entry_id, "entryId", "is no id of 32 lower-case hexadecimal digits")
-        check_pattern(HASH, self.leaf_hash, "leafHash", "is no hash of 64 lower-case hexadecimal digits")
+        check_hash(self.leaf_hash, "leafHash")
         check_length(self.reason, 1, 2_000, "reason")
 
 
@@ -143,6 +145,11 @@ def check_instance_name(name: str, field: str) -> None:
         field,
         "is no name such as animus.example: give 1 to 128 characters of a-z, 0-9 and '._/-', ends a letter or a digit",
     )
+
+
+def check_hash(value: str, field: str) -> None:
+    """64 lower-case hexadecimal digits."""
+    check_pattern(HASH, value, field, "is no hash of 64 lower-case hexadecimal digits")
 
 
 def decode_public_key(text: str, field: str) -> bytes:
