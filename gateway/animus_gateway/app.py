@@ -1,4 +1,4 @@
-"""The HTTP application: finds the RPC, makes the message, calls the service, answers in JSON.
+"""The HTTP application: finds the RPC, makes the message, calls the service, answers in JSON or with the bytes it gave.
 
 It decides nothing about who may do what: the call goes over a channel like any other client's, so that
 authentication, validation and audit are the services' own. From the client's headers it passes on `authorization`,
@@ -8,14 +8,16 @@ authentication, validation and audit are the services' own. From the client's he
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc.aio
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -26,14 +28,15 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from animus_gateway.openapi import contract_comments, describe
-from animus_gateway.routes import Match, Router, compile_routes, contract_files
-from animus_gateway.status import Refusal, from_call, internal, malformed, refusal, status_json
+from animus_gateway.routes import Content, Match, Router, compile_routes, contract_files
+from animus_gateway.status import Refusal, from_call, internal, malformed, refusal, status_json, wrong_method
+from animus_gateway.tiles import FILE_ROUTES, encode_file, match_file
 from animus_gateway.transcode import check_content_type, decode_request, encode_reply
 
 logger = logging.getLogger("animus_gateway")
@@ -59,17 +62,19 @@ def build_app(
     ready: Callable[[], Awaitable[bool]] | None = None,
     allowed_hosts: Collection[str] | None = None,
     files: Sequence[FileDescriptor] | None = None,
+    stopping: asyncio.Event | None = None,
 ) -> Starlette:
     """The gateway to the services behind a channel.
 
-    A body may have `max_body_bytes`; a request may take `timeout_seconds` to arrive and its call as long again.
-    `/readyz` asks the channel, and `ready` too where it is given. With `allowed_hosts`, requests that name another
-    host are refused (DNS rebinding); without, any name will do. `files` holds the services to route to, the whole
-    contract by default. Raises ValueError when their http rules cannot be served.
+    A body may have `max_body_bytes`; a request may take `timeout_seconds` to arrive and its call as long again. A
+    stream may take as long as its client stays, and ends once `stopping` is set. `/readyz` asks the channel, and
+    `ready` too where it is given. With `allowed_hosts`, requests that name another host are refused (DNS rebinding);
+    without, any name will do. `files` holds the services to route to, the whole contract by default; the files of logs
+    are served beside them. Raises ValueError when their http rules cannot be served.
     """
     routes = compile_routes(contract_files() if files is None else files)
-    description = json.dumps(describe(routes, contract_comments()), ensure_ascii=False).encode()
-    calls = _Calls(Router(routes), target_channel, max_body_bytes, timeout_seconds)
+    description = json.dumps(describe([*routes, *FILE_ROUTES], contract_comments()), ensure_ascii=False).encode()
+    calls = _Calls(Router(routes), target_channel, max_body_bytes, timeout_seconds, stopping or asyncio.Event())
     check_health = target_channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -119,18 +124,9 @@ def _answer_refusal(_request: Request, error: Exception) -> Response:
     return _refusal_response(error)
 
 
-def _answer_http_exception(_request: Request, error: Exception) -> Response:
-    """What Starlette refuses itself, which is one thing: another method than GET on a path that is no RPC (405)."""
-    assert isinstance(error, HTTPException)  # registered for this type
-    return _refusal_response(
-        refusal(
-            code_pb2.UNIMPLEMENTED,
-            "REQUEST_MALFORMED",
-            "this path takes GET only",
-            http_status=error.status_code,
-            headers=error.headers,
-        )
-    )
+def _answer_http_exception(_request: Request, _error: Exception) -> Response:
+    """What Starlette refuses itself, which is one thing: another method than GET on a path that is no RPC."""
+    return _refusal_response(wrong_method(("GET", "HEAD")))
 
 
 class _Guard:
@@ -158,7 +154,7 @@ class _Guard:
         except Refusal as error:
             await _refusal_response(error)(scope, receive, send_with_headers)
         except ClientDisconnect:
-            return  # in the middle of its body; nobody is left to answer
+            return  # in the middle of its body, or of a stream; nobody is left to answer
         except Exception:  # the last frame of a request: a defect is logged here and answered without its text
             logger.exception("unexpected failure")
             if started:
@@ -189,18 +185,26 @@ def _host_name(authority: str) -> str:
 class _Calls:
     """The ASGI application of every path that is an RPC, or nothing."""
 
-    def __init__(self, router: Router, channel: grpc.aio.Channel, max_body_bytes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        router: Router,
+        channel: grpc.aio.Channel,
+        max_body_bytes: int,
+        timeout_seconds: float,
+        stopping: asyncio.Event,
+    ) -> None:
         self._router = router
         self._channel = channel
         self._max_body_bytes = max_body_bytes
         self._timeout_seconds = timeout_seconds
+        self._stopping = stopping
         # One thread: however many large bodies arrive, small calls keep half of the interpreter.
         self._json_worker = ThreadPoolExecutor(1, thread_name_prefix="animus-gateway-json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        raw_path: bytes = scope["raw_path"]
-        match = self._router.match(request.method, raw_path.decode("latin-1"))
+        raw_path: str = scope["raw_path"].decode("latin-1")
+        match = match_file(request.method, raw_path) or self._router.match(request.method, raw_path)
         metadata = _forwarded(request.headers)
         body = await self._body(request)
         if body:
@@ -210,9 +214,11 @@ class _Calls:
             len(body),
             lambda: decode_request(match, query.decode("latin-1"), body, _one(request.headers, "idempotency-key")),
         )
-        answer = self._stream if match.route.rpc.server_streaming else self._unary
-        response = await answer(match, message, metadata)
-        await response(scope, receive, send)
+        if match.route.rpc.server_streaming:
+            await self._stream(match, message, metadata, receive, send)
+        else:
+            response = await self._unary(match, message, metadata, request.headers)
+            await response(scope, receive, send)
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises a Refusal: 413 as soon as it is too large, 408 when it does not arrive in time."""
@@ -238,7 +244,7 @@ class _Calls:
             ) from None
         return bytes(body)
 
-    async def _unary(self, match: Match, message: Message, metadata: Metadata) -> Response:
+    async def _unary(self, match: Match, message: Message, metadata: Metadata, asked: Headers) -> Response:
         rpc = match.route.rpc
         call = self._channel.unary_unary(
             _method_path(rpc),
@@ -249,21 +255,44 @@ class _Calls:
             reply = _received(await call)
         except grpc.aio.AioRpcError as error:
             raise _call_refusal(error) from None
-        headers = _reply_headers(await call.trailing_metadata())
-        return _json_response(await self._beside_loop(reply.ByteSize(), lambda: encode_reply(reply)), headers=headers)
+        response = await self._beside_loop(reply.ByteSize(), lambda: _reply_response(match.route.content, reply, asked))
+        response.headers.update(_reply_headers(await call.trailing_metadata()))
+        return response
 
-    async def _stream(self, match: Match, message: Message, metadata: Metadata) -> Response:
+    async def _stream(self, match: Match, message: Message, metadata: Metadata, receive: Receive, send: Send) -> None:
+        """Sends each message on as it comes, until the call, the client's connection or this gateway ends.
+
+        Until the first message a Refusal is raised. Afterwards an error is the last line of lines of JSON; a body of
+        the service's own is left without its end, upon which the server cuts the connection.
+        """
         rpc = match.route.rpc
+        is_body = rpc.output_type == HttpBody.DESCRIPTOR
         call: grpc.aio.UnaryStreamCall[Any, Any] = self._channel.unary_stream(
             _method_path(rpc),
             request_serializer=type(message).SerializeToString,
             response_deserializer=GetMessageClass(rpc.output_type).FromString,
-        )(message, metadata=metadata, timeout=self._timeout_seconds)
+        )(message, metadata=metadata)
+        gone = asyncio.ensure_future(_disconnected(receive))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        last = b""
         try:
-            first = await call.read()  # an error before the first message still has its own HTTP status
-        except grpc.aio.AioRpcError as error:
-            raise _call_refusal(error) from None
-        return StreamingResponse(_lines(call, first), media_type="application/x-ndjson")
+            part = await _next(call, gone, stopping)
+            media_type = _media_type(part) if is_body else "application/x-ndjson"
+            headers = [(b"content-type", media_type.encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            try:
+                while part is not None:
+                    await send({"type": "http.response.body", "body": _part_bytes(part), "more_body": True})
+                    part = await _next(call, gone, stopping)
+            except Refusal as error:
+                if is_body:
+                    logger.warning("%s failed in the middle of its body: the connection is cut", rpc.full_name)
+                    return
+                last = b'{"error":' + status_json(error.status) + b"}\n"
+            await send({"type": "http.response.body", "body": last})
+        finally:
+            for ended in (gone, stopping, call):
+                ended.cancel()
 
     async def _beside_loop(self, size_bytes: int, work: Callable[[], _T]) -> _T:
         """Runs work on this many bytes: in a thread where it would hold up the event loop's other calls."""
@@ -272,23 +301,58 @@ class _Calls:
         return await asyncio.get_running_loop().run_in_executor(self._json_worker, work)
 
 
-async def _lines(call: grpc.aio.UnaryStreamCall[Any, Any], first: Any) -> AsyncIterator[bytes]:
-    """One JSON line for each message of a stream, and one for the error that it ends in."""
-    message = first
-    try:
-        while message is not grpc.aio.EOF:
-            yield b'{"result":' + encode_reply(_received(message)) + b"}\n"
-            message = await call.read()
-    except grpc.aio.AioRpcError as error:
-        yield _error_line(from_call(error))
-    except Refusal as error:
-        yield _error_line(error)
-    finally:
-        call.cancel()  # does nothing to a call that has ended; the client may have gone before that
+async def _disconnected(receive: Receive) -> None:
+    """Returns when the client's connection has ended. The request's body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
-def _error_line(error: Refusal) -> bytes:
-    return b'{"error":' + status_json(error.status) + b"}\n"
+async def _next(
+    call: grpc.aio.UnaryStreamCall[Any, Any], gone: asyncio.Future[Any], stopping: asyncio.Future[Any]
+) -> Message | None:
+    """The next message of a stream, or None at its end.
+
+    Raises a Refusal for the error that the call ends in and once the gateway stops, and ClientDisconnect once nobody is
+    left to answer.
+    """
+    if not (gone.done() or stopping.done()):
+        coming: asyncio.Future[Any] = asyncio.ensure_future(call.read())
+        try:
+            await asyncio.wait({coming, gone, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                message = coming.result()
+                return None if message is grpc.aio.EOF else _received(message)
+        except grpc.aio.AioRpcError as error:
+            raise _call_refusal(error) from None
+        finally:
+            coming.cancel()
+    if gone.done():
+        raise ClientDisconnect
+    raise refusal(code_pb2.UNAVAILABLE, "DRAINING", "the gateway is stopping; the same call is safe to repeat")
+
+
+def _part_bytes(message: Message) -> bytes:
+    """What a message of a stream is in the answer: the bytes of an HttpBody, a line of JSON otherwise."""
+    if isinstance(message, HttpBody):
+        data: bytes = message.data
+        return data
+    return b'{"result":' + encode_reply(message) + b"}\n"
+
+
+def _media_type(body: HttpBody | None) -> str:
+    """The content type that a service gives a body of its own; the most general one where it gives none."""
+    named = "" if body is None else body.content_type
+    return named if named and _is_printable(named) else "application/octet-stream"
+
+
+def _reply_response(content: Content | None, reply: Message, asked: Headers) -> Response:
+    """The answer that a reply is: bytes as the service gave them where these are its content, JSON otherwise."""
+    if content is not None:
+        body, headers = encode_file(content, reply, ",".join(asked.getlist("accept-encoding")))
+        return Response(body, headers=headers)
+    if isinstance(reply, HttpBody):
+        return Response(reply.data, headers={"Content-Type": _media_type(reply)})
+    return _json_response(encode_reply(reply))
 
 
 def _received(message: Any) -> Message:
@@ -345,4 +409,6 @@ def _reply_headers(trailing: Any) -> dict[str, str]:
             headers["Animus-Replayed"] = "true"
         elif key == "animus-trace-id" and isinstance(value, str):
             headers["Animus-Trace-Id"] = value
+        elif key == "animus-audit-receipt-bin" and isinstance(value, bytes):
+            headers["Animus-Audit-Receipt"] = base64.b64encode(value).decode()
     return headers

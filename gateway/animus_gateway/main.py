@@ -40,6 +40,10 @@ def open_channel(target: str, max_message_bytes: int) -> grpc.aio.Channel:
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found within seconds
+            # A stream has no deadline: this ends one whose server has vanished. gRPC's servers cut off who pings more
+            # than once in five minutes.
+            ("grpc.keepalive_time_ms", 6 * 60_000),
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.enable_http_proxy", 0),  # the token goes to the target, and nowhere else
         ],
     )
@@ -104,9 +108,11 @@ class Gateway:
     port: int
     _server: uvicorn.Server
     _task: asyncio.Task[None]
+    _stopping: asyncio.Event
 
     async def stop(self) -> None:
-        """Stops listening, lets open requests end for up to ten seconds, and cancels the rest."""
+        """Ends streams, stops listening, lets open requests end for up to ten seconds, and cancels the rest."""
+        self._stopping.set()
         self._server.should_exit = True
         await self._task
 
@@ -128,6 +134,7 @@ async def serve_gateway(
     address answers to any name. Raises CannotListenError.
     """
     listener = _listen(host, port)
+    stopping = asyncio.Event()
     try:
         if allowed_hosts is None and _is_loopback(listener):
             allowed_hosts = {"localhost", "127.0.0.1", "::1", host}
@@ -138,6 +145,7 @@ async def serve_gateway(
             ready=ready,
             allowed_hosts=allowed_hosts,
             files=files,
+            stopping=stopping,
         )
         config = uvicorn.Config(
             app,
@@ -156,7 +164,7 @@ async def serve_gateway(
     except BaseException:
         listener.close()
         raise
-    return Gateway(host, listener.getsockname()[1], server, task)
+    return Gateway(host, listener.getsockname()[1], server, task, stopping)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -167,9 +175,11 @@ def _listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )[0]
         listener = socket.create_server(address[:2], family=family, backlog=2048)
-        # Taken over by each connection. asyncio does not see that this is TCP, and without it Nagle's algorithm and
-        # delayed acknowledgements together hold every answer back for 40 ms.
+        # Both are taken over by each connection. asyncio does not see that this is TCP, and without the first one
+        # Nagle's algorithm and delayed acknowledgements together hold every answer back for 40 ms. Without the second
+        # one a stream that has nothing to send would never learn that its client's host has vanished.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from animus_gateway.routes import FieldPath, Route
+from animus_gateway.tiles import LEVELS, WIDTH
 
 Json = dict[str, Any]
 
@@ -76,6 +77,25 @@ _STATUS_NAME = "google.rpc.Status"
 _ERRORS: Json = {
     "description": "The call failed; the HTTP status follows from `code`.",
     "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{_STATUS_NAME}"}}},
+}
+_HTTP_BODY = "google.api.HttpBody"
+_HTTP_BODY_ANSWER: Json = {
+    "description": "The body that the operation describes, in the content type that the service gives it. If the call "
+    "fails once it has begun, the connection is cut before the end of the chunked body.",
+    "content": {"*/*": {}},
+}
+# How the path of a log's file spells what is a number in the contract.
+_FILE_PARAMETERS: Mapping[str, Json] = {
+    "level": {"schema": {"type": "integer", "minimum": 0, "maximum": LEVELS - 1}},
+    "index": {
+        "description": "Index from 0, in three digits. From 1,000 on there are further path elements in front, which "
+        "OpenAPI cannot describe, each an `x` and three digits: `x001/x234/067` is 1,234,067.",
+        "schema": {"type": "string", "pattern": "^[0-9]{3}$"},
+    },
+    "width": {
+        "description": "Width of a file that is not full.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": WIDTH - 1},
+    },
 }
 
 
@@ -146,7 +166,7 @@ class _Description:
             name = f"{route.rpc.containing_service.name}_{route.rpc.name}"
             used[name] = used.get(name, 0) + 1
             operation = self._operation(route, name if used[name] == 1 else f"{name}_{used[name]}")
-            paths.setdefault(_path(route), {})[route.http_method.lower()] = operation
+            paths.setdefault(route.template, {})[route.http_method.lower()] = operation
         services = {route.rpc.containing_service.name: route.rpc.containing_service for route in routes}
         return {
             "openapi": "3.1.0",
@@ -172,24 +192,13 @@ class _Description:
 
     def _operation(self, route: Route, operation_id: str) -> Json:
         comment = self._comments.get(route.rpc.full_name, "")
-        reply = self._message(route.rpc.output_type)
-        content: Json = {"application/json": {"schema": reply}}
-        if route.rpc.server_streaming:
-            line = {"type": "object", "properties": {"result": reply, "error": self._reference(_STATUS_NAME)}}
-            content = {"application/x-ndjson": {"schema": line}}
         operation: Json = {
             "operationId": operation_id,
             "tags": [route.rpc.containing_service.name],
             "summary": comment.partition("\n\n")[0].replace("\n", " "),
             "description": comment,
             "parameters": [*self._path_parameters(route), *self._query_parameters(route), *self._headers(route)],
-            "responses": {
-                "200": {
-                    "description": self._comments.get(route.rpc.output_type.full_name, "The reply."),
-                    "content": content,
-                },
-                "default": _ERRORS,
-            },
+            "responses": {"200": self._answer(route), "default": _ERRORS},
         }
         if route.body is not None:
             body = route.rpc.input_type if route.body == "*" else route.body.message_type
@@ -197,15 +206,31 @@ class _Description:
             operation["requestBody"] = {"content": {"application/json": {"schema": self._message(body)}}}
         return operation
 
+    def _answer(self, route: Route) -> Json:
+        name = route.rpc.output_type.full_name
+        if route.content is not None:
+            description = self._comments.get(f"{name}.{route.content.field}", "")
+            return {"description": description, "content": {route.content.media_type: {}}}
+        if name == _HTTP_BODY:
+            return _HTTP_BODY_ANSWER
+        reply = self._message(route.rpc.output_type)
+        content: Json = {"application/json": {"schema": reply}}
+        if route.rpc.server_streaming:
+            line = {"type": "object", "properties": {"result": reply, "error": self._reference(_STATUS_NAME)}}
+            content = {"application/x-ndjson": {"schema": line}}
+        return {"description": self._comments.get(name, "The reply."), "content": content}
+
     def _path_parameters(self, route: Route) -> Iterator[Json]:
         for path in route.variables:
-            yield {
-                "name": path.json_name,
-                "in": "path",
-                "required": True,
-                "description": self._comments.get(path.leaf.full_name, ""),
-                "schema": self._value(path.leaf),
-            }
+            if f"{{{path.json_name}}}" in route.template:
+                yield {
+                    "name": path.json_name,
+                    "in": "path",
+                    "required": True,
+                    "description": self._comments.get(path.leaf.full_name, ""),
+                    "schema": self._value(path.leaf),
+                    **({} if route.content is None else _FILE_PARAMETERS.get(path.json_name, {})),
+                }
 
     def _query_parameters(self, route: Route) -> Iterator[Json]:
         if route.body == "*":
@@ -274,11 +299,6 @@ class _Description:
         if field.message_type is not None:
             return self._message(field.message_type)
         return self._enum(field.enum_type) if field.enum_type is not None else dict(_SCALARS[field.type])
-
-
-def _path(route: Route) -> str:
-    segments = (f"{{{part.json_name}}}" if isinstance(part, FieldPath) else part for part in route.segments)
-    return "/" + "/".join(segments) + (f":{route.verb}" if route.verb else "")
 
 
 def _query_fields(message: Descriptor, above: tuple[FieldDescriptor, ...]) -> Iterator[FieldPath]:

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescript
 from google.rpc import code_pb2
 
 import animus.v1
-from animus_gateway.status import malformed, refusal
+from animus_gateway.status import malformed, refusal, wrong_method
 
 _LAST_SEGMENT = re.compile(r"(\{[^{}]*\}|[^{}:]+)(?::([A-Za-z][A-Za-z0-9]*))?")
 _LITERAL = re.compile(r"[A-Za-z0-9._~-]+")
@@ -48,6 +48,15 @@ class FieldPath:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """One bytes field of the reply as an answer's whole body."""
+
+    field: str
+    media_type: str
+    compressible: bool  # gzip makes it smaller
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One HTTP method and path template of one RPC."""
 
@@ -56,6 +65,8 @@ class Route:
     segments: tuple[str | FieldPath, ...]
     verb: str  # without its colon; empty where the template has none
     body: FieldDescriptor | Literal["*"] | None  # the field that the body is, the whole message, or no body
+    template: str  # the path as OpenAPI writes it, with the fields in JSON spelling
+    content: Content | None  # None: the answer is the whole reply
 
     @property
     def variables(self) -> tuple[FieldPath, ...]:
@@ -143,7 +154,13 @@ def _route(rpc: MethodDescriptor, rule: http_pb2.HttpRule) -> Route:
             raise ValueError(f"{rpc.full_name}: the body {rule.body!r} is no singular message field of the request")
         if any(path.fields[0] == body for path in segments if isinstance(path, FieldPath)):
             raise ValueError(f"{rpc.full_name}: {template!r} names a field inside the body {rule.body!r}")
-    return Route(rpc, kind.upper(), segments, ending[2] or "", body)
+    verb = ending[2] or ""
+    return Route(rpc, kind.upper(), segments, verb, body, _json_template(segments, verb), None)
+
+
+def _json_template(segments: Iterable[str | FieldPath], verb: str) -> str:
+    parts = (f"{{{part.json_name}}}" if isinstance(part, FieldPath) else part for part in segments)
+    return "/" + "/".join(parts) + (f":{verb}" if verb else "")
 
 
 def _segment(rpc: MethodDescriptor, template: str, text: str) -> str | FieldPath:
@@ -215,14 +232,7 @@ class Router:
         for match in found:
             if match.route.http_method == http_method:
                 return match
-        allow = ", ".join(sorted({match.route.http_method for match in found}))
-        raise refusal(
-            code_pb2.UNIMPLEMENTED,
-            "REQUEST_MALFORMED",
-            f"this path takes {allow} only",
-            http_status=405,
-            headers={"Allow": allow},
-        )
+        raise wrong_method({match.route.http_method for match in found})
 
     def _find(self, segments: Sequence[str], verb: str) -> list[Match]:
         found = []

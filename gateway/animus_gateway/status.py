@@ -117,6 +117,18 @@ def internal() -> Refusal:
     return refusal(code_pb2.INTERNAL, "INTERNAL", "a defect of the gateway; its log holds the cause")
 
 
+def wrong_method(allowed: Iterable[str]) -> Refusal:
+    """UNIMPLEMENTED, over HTTP 405: the path takes these methods only, which `Allow` lists."""
+    allow = ", ".join(sorted(allowed))
+    return refusal(
+        code_pb2.UNIMPLEMENTED,
+        "REQUEST_MALFORMED",
+        f"this path takes {allow} only",
+        http_status=405,
+        headers={"Allow": allow},
+    )
+
+
 def from_call(error: grpc.aio.AioRpcError) -> Refusal:
     """What a failed gRPC call answers: the service's own status from `grpc-status-details-bin`, or a fixed text."""
     code: int = error.code().value[0]

@@ -13,7 +13,7 @@ from typing import Any
 import grpc.aio
 import httpx
 from animus_gateway.main import Gateway, open_channel, serve_gateway
-from google.api import annotations_pb2, http_pb2
+from google.api import annotations_pb2, http_pb2, httpbody_pb2
 from google.protobuf import descriptor_pool, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -90,14 +90,16 @@ def upstream_of(files: Sequence[FileDescriptor]) -> Upstream:
     )
 
 
-def made_up_service(rules: Mapping[str, http_pb2.HttpRule], *, streaming: bool = False) -> FileDescriptor:
+def made_up_service(
+    rules: Mapping[str, http_pb2.HttpRule], *, streaming: bool = False, http_body: bool = False
+) -> FileDescriptor:
     """A file with one service whose methods, by name, have these http rules.
 
-    All take `Everything`, a message with a field of each kind, and answer it.
+    All take `Everything`, a message with a field of each kind, and answer it, or an HttpBody.
     """
     package = f"made.up{next(_numbers)}.v1"
     file = FileDescriptorProto(name=f"{package.replace('.', '/')}.proto", package=package, syntax="proto3")
-    file.dependency.extend([timestamp_pb2.DESCRIPTOR.name, struct_pb2.DESCRIPTOR.name])
+    file.dependency.extend(each.DESCRIPTOR.name for each in (timestamp_pb2, struct_pb2, httpbody_pb2))
     colour = file.enum_type.add(name="Colour")
     colour.value.add(name="COLOUR_UNSPECIFIED", number=0)
     colour.value.add(name="COLOUR_RED", number=1)
@@ -108,7 +110,7 @@ def made_up_service(rules: Mapping[str, http_pb2.HttpRule], *, streaming: bool =
         rpc = service.method.add(
             name=name,
             input_type=f".{package}.Everything",
-            output_type=f".{package}.Everything",
+            output_type=".google.api.HttpBody" if http_body else f".{package}.Everything",
             server_streaming=streaming,
         )
         rpc.options.Extensions[annotations_pb2.http].CopyFrom(rule)

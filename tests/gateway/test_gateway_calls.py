@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import re
@@ -19,7 +20,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from animus.v1 import errors_pb2, project_pb2, run_pb2
+from animus.v1 import audit_pb2, errors_pb2, log_pb2, project_pb2, run_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +384,33 @@ async def test_replays_and_traces_are_shown_in_headers(stack: Stack) -> None:
     assert (response.headers["animus-replayed"], response.headers["animus-trace-id"]) == ("true", "ab12")
 
 
+@pytest.mark.parametrize("receipt", [bytes(range(256)), b"animus/receipt/v1\n\xe2\x80\x94", b""])
+async def test_a_receipt_is_shown_in_a_header(stack: Stack, receipt: bytes) -> None:
+    """In standard base64, on an answer and on an error with details or without."""
+    shown = {"animus-audit-receipt": base64.b64encode(receipt).decode(), "animus-trace-id": "ab12"}
+    trailing: list[tuple[str, str | bytes]] = [("animus-audit-receipt-bin", receipt), ("animus-trace-id", "ab12")]
+
+    async def answer(_request: Any, context: Any) -> Message:
+        context.set_trailing_metadata(tuple(trailing))
+        return run_pb2.Run()
+
+    details = status_pb2.Status(code=code_pb2.PERMISSION_DENIED, message="m").SerializeToString()
+    denied = ("grpc-status-details-bin", details)
+    code = grpc.StatusCode.PERMISSION_DENIED
+    for answering, status in (
+        (answer, 200),
+        (failing(code, "m", *trailing), 403),
+        (failing(code, "m", *trailing, denied), 403),
+    ):
+        stack.upstream.answer = answering
+        response = await stack.client.post("/v1/projects/p/runs", json={"requestId": "k"})
+        assert response.status_code == status
+        assert {name: response.headers[name] for name in shown} == shown
+    trailing.clear()
+    stack.upstream.answer = answer
+    assert "animus-audit-receipt" not in (await stack.client.post("/v1/projects/p/runs", json={})).headers
+
+
 async def test_every_answer_has_the_security_headers(stack: Stack) -> None:
     """Nothing may be sniffed, stored, framed, shared with other origins or remembered in a cookie."""
     targets = ["GET /healthz", "GET /readyz", "GET /openapi.json", "GET /v1/projects/p", "GET /nothing"]
@@ -472,6 +500,30 @@ async def test_method_overrides_are_ignored(stack: Stack) -> None:
     assert (await stack.client.get("/v1/projects/p", headers=headers)).status_code == 200
     assert stack.upstream.request == project_pb2.GetProjectRequest(project_id="p")
     assert_refused(await stack.client.get("/v1/projects/p?_method=POST"), 400, "FIELD_INVALID")
+
+
+# --- fields that may be absent
+
+
+async def test_zero_and_absent_are_told_apart(stack: Stack) -> None:
+    """In a query an optional field that is given as 0 is there; in a reply it is left out only where it is absent."""
+    url = "/v1/projects/p/log/inclusionProof"
+    for query, index in (("", None), ("?index=0", 0), ("?index=9223372036854775807", 2**63 - 1)):
+        stack.upstream.reset()
+        assert (await stack.client.get(url + query)).status_code == 200
+        assert stack.upstream.request == log_pb2.GetInclusionProofRequest(project_id="p", index=index)
+    for query in ("?index=", "?index=-", "?index=00", "?index=1.0", "?index=9223372036854775808", "?index=1&index=1"):
+        assert_refused(await stack.client.get(url + query), 400, "FIELD_INVALID")
+
+    for index in (None, 0, 7):
+
+        async def answer(_request: Any, _context: Any, index: int | None = index) -> Message:
+            return audit_pb2.AuditEntry(index=index)
+
+        stack.upstream.answer = answer
+        found = (await stack.client.get("/v1/projects/p/auditEntries/e")).json()
+        assert found.get("index") == (None if index is None else str(index))
+        assert ("index" in found) == (index is not None)
 
 
 # --- limits

@@ -11,6 +11,7 @@ import pytest
 from animus_gateway.openapi import contract_comments, describe
 from animus_gateway.routes import compile_routes, contract_files
 from animus_gateway.status import Violation, invalid, status_json
+from animus_gateway.tiles import FILE_ROUTES
 from gateway_harness import Stack, made_up_service
 from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
@@ -21,7 +22,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from animus.v1 import audit_pb2, run_pb2
 
 ROUTES = compile_routes(contract_files())
-DOCUMENT = describe(ROUTES, contract_comments())
+DOCUMENT = describe([*ROUTES, *FILE_ROUTES], contract_comments())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
@@ -76,6 +77,7 @@ def test_each_route_is_an_operation_and_each_operation_a_route() -> None:
         (method.upper(), re.sub(r"\{[^}]*\}", "{}", path), found["operationId"])
         for path, item in DOCUMENT["paths"].items()
         for method, found in item.items()
+        if not path.startswith("/logs/")
     }
     expected = {
         (
@@ -89,6 +91,35 @@ def test_each_route_is_an_operation_and_each_operation_a_route() -> None:
     }
     assert described == expected
     assert len(described) == len(ROUTES) > 20
+
+
+def test_the_files_of_a_log_are_described_as_they_are_answered() -> None:
+    """Each with its own content type and no schema of JSON; an index as it is spelled, a width where it is partial."""
+    files = {path: item["get"] for path, item in DOCUMENT["paths"].items() if path.startswith("/logs/")}
+    octets: dict[str, Any] = {"application/octet-stream": {}}
+    assert {path: found["responses"]["200"]["content"] for path, found in files.items()} == {
+        "/logs/{projectId}/checkpoint": {"text/plain; charset=utf-8": {}},
+        "/logs/{projectId}/tile/{level}/{index}": octets,
+        "/logs/{projectId}/tile/{level}/{index}.p/{width}": octets,
+        "/logs/{projectId}/tile/entries/{index}": octets,
+        "/logs/{projectId}/tile/entries/{index}.p/{width}": octets,
+    }
+    for path, found in files.items():
+        parameters = {parameter["name"]: parameter for parameter in found["parameters"] if parameter["in"] == "path"}
+        assert list(parameters) == re.findall(r"\{(\w+)\}", path)
+        if "index" in parameters:
+            assert re.fullmatch(parameters["index"]["schema"]["pattern"], "067")
+        queries = [parameter["name"] for parameter in found["parameters"] if parameter["in"] == "query"]
+        assert queries == (["minimumSize", "cosigned"] if path.endswith("/checkpoint") else [])
+
+
+def test_a_body_of_the_services_own_is_described_as_one() -> None:
+    """Whatever content type it has; neither lines of results nor a schema of HttpBody."""
+    export = operation("AuditService_ExportAuditEntries")
+    assert export["responses"]["200"]["content"] == {"*/*": {}}
+    assert "cut" in export["responses"]["200"]["description"]
+    assert list(operation("AuditService_TailAuditEntries")["responses"]["200"]["content"]) == ["application/x-ndjson"]
+    assert not [name for name in SCHEMAS if name.startswith("google.api.")]
 
 
 def test_every_element_has_the_contracts_comment() -> None:
