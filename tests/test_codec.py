@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import contract
 import pytest
 from domain.values import (
     DOCUMENTS,
@@ -19,6 +20,7 @@ from domain.values import (
 from google.protobuf import timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,41 +37,23 @@ from animus.domain.errors import Invalid, Violation
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge
 from animus.domain.pipeline import ErrorKind, PipelineSpec, RetryKind
-from animus.domain.plan import ExecutionPlan
 from animus.domain.project import Project
 from animus.domain.run import Artifact, Metric, Parameter, Run, RunSpec
 from animus.domain.state import RunEvent, StepEvent, StepEventType
 from animus.v1 import (
     access_pb2,
-    audit_pb2,
-    dataset_pb2,
-    environment_pb2,
-    lineage_pb2,
     pipeline_pb2,
-    project_pb2,
     run_pb2,
     runtime_pb2,
     types_pb2,
 )
 
-# Each kind of document with its message.
-MESSAGES: dict[type, type[Message]] = {
-    Artifact: run_pb2.Artifact,
-    AuditEntry: audit_pb2.AuditEntry,
-    Dataset: dataset_pb2.Dataset,
-    DatasetVersion: dataset_pb2.DatasetVersion,
-    EnvironmentLock: environment_pb2.EnvironmentLock,
-    ExecutionPlan: run_pb2.ExecutionPlan,
-    LineageEdge: lineage_pb2.LineageEdge,
-    Metric: run_pb2.Metric,
-    PipelineSpec: pipeline_pb2.PipelineSpec,
-    Project: project_pb2.Project,
-    RunSpec: run_pb2.RunSpec,
-    StepEvent: runtime_pb2.StepEvent,
-    Token: access_pb2.Token,
-}
 # Kinds without a message of their own: what the server composes, or writes for itself.
 COMPOSED = {FileManifest, Run, RunEvent}
+# Each other kind of document with its message, which has its name.
+MESSAGES: dict[type, type[Message]] = {
+    kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED
+}
 # Kinds that clients send; the server makes the others.
 SENT = [Artifact, Dataset, DatasetVersion, EnvironmentLock, Metric, PipelineSpec, Project, RunSpec, StepEvent, Token]
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import importlib
-import pkgutil
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -14,23 +12,14 @@ from typing import Any
 import grpc
 import pytest
 from conftest import Database
+from contract import METHODS
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-import animus.v1
 from animus.config import Settings, load_settings
 from animus.server import Running, run_server
 from animus.v1 import access_pb2, project_pb2
-
-# The contract itself says which methods there are, so that a new one is in every test that walks them.
-METHODS = {
-    method.name: method
-    for module in pkgutil.iter_modules(animus.v1.__path__)
-    if module.name.endswith("_pb2")
-    for service in importlib.import_module(f"animus.v1.{module.name}").DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from contract import METHODS
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -18,7 +19,7 @@ from animus.service.calls import Calls
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
 from animus.v1 import access_pb2, audit_pb2, project_pb2, run_pb2
-from service.conftest import METHODS, Caller, Failure, Server, gathered
+from service.conftest import Caller, Failure, Server, gathered
 from service.requests import create_run, prepare
 
 ROLES = [role for role in access.Role if not role.of_instance]

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from contract import METHODS
 from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from animus.v1 import audit_pb2, lineage_pb2, pipeline_pb2, run_pb2
-from service.conftest import METHODS, Caller, Failure, Server
+from service.conftest import Caller, Failure, Server
 from service.requests import (
     TWO,
     artifact,

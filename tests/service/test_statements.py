@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 from conftest import Database
+from contract import METHODS
 from google.protobuf.message import Message
 from sqlalchemy import make_url
 
 from animus.server import run_server
 from animus.v1 import access_pb2, project_pb2, run_pb2, runtime_pb2
-from service.conftest import METHODS, Caller, Server, open_channel, settings_for
+from service.conftest import Caller, Server, open_channel, settings_for
 from service.requests import (
     artifact,
     create_run,
