@@ -127,12 +127,13 @@ class Server:
 
 
 def settings_for(database_url: str, data_dir: Path, **more: str) -> Settings:
-    """Settings of a server on free ports."""
+    """Settings of a server on free ports, without the gateway, which takes a while to stop and has its own tests."""
     return load_settings(
         {
             "ANIMUS_DATABASE_URL": database_url,
             "ANIMUS_DATA_DIR": str(data_dir),
             "ANIMUS_GRPC_PORT": "0",
+            "ANIMUS_GATEWAY": "false",
             "ANIMUS_GATEWAY_PORT": "0",
             "ANIMUS_METRICS_PORT": "0",
             "ANIMUS_DRAIN_SECONDS": "2",
