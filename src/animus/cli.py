@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from animus import cli_audit, cli_witness
+
 if TYPE_CHECKING:
     from animus.config import Settings
 
@@ -15,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_audit.app, name="audit")
+app.add_typer(cli_witness.app, name="witness")
 
 
 @app.command()

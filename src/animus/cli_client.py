@@ -1,0 +1,189 @@
+"""What the commands that call a server or check a log have in common: settings, progress, errors and exit codes.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 7 verification failed. What was
+asked for goes to stdout; everything else is lines on stderr.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import grpc
+
+    from animus.domain.note import Key
+    from animus.domain.policy import Policy
+    from animus.sdk.receipts import ReceiptStore
+
+ERROR, USAGE, NOT_FOUND, DENIED, CONFLICT, UNAVAILABLE, FAILED = 1, 2, 3, 4, 5, 6, 7
+
+CODES = {
+    "INVALID_ARGUMENT": USAGE,
+    "OUT_OF_RANGE": USAGE,
+    "NOT_FOUND": NOT_FOUND,
+    "UNAUTHENTICATED": DENIED,
+    "PERMISSION_DENIED": DENIED,
+    "ALREADY_EXISTS": CONFLICT,
+    "FAILED_PRECONDITION": CONFLICT,
+    "ABORTED": UNAVAILABLE,
+    "DEADLINE_EXCEEDED": UNAVAILABLE,
+    "RESOURCE_EXHAUSTED": UNAVAILABLE,
+    "UNAVAILABLE": UNAVAILABLE,
+    "DATA_LOSS": FAILED,
+}
+REASONS = {"SIGNATURE_INVALID": FAILED, "PROOF_INVALID": FAILED}
+
+MAX_TOKEN_BYTES = 4 << 10
+
+Address = Annotated[str, typer.Option(envvar="ANIMUS_ADDRESS", help="gRPC address of the server.")]
+TokenFile = Annotated[Path | None, typer.Option(envvar="ANIMUS_TOKEN_FILE", help="File with the token.")]
+Insecure = Annotated[
+    bool, typer.Option(envvar="ANIMUS_INSECURE", help="Send the token in plain text to other than loopback.")
+]
+Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project; `instance` for the instance's log.")]
+Keys = Annotated[
+    list[str] | None, typer.Option("--key", help="Trusted key of the log: a vkey, or a file of them. Repeatable.")
+]
+KnownHeadsFile = Annotated[
+    Path | None,
+    typer.Option("--known-heads", help="File of heads verified before; else the one in ~/.local/state/animus."),
+]
+TrustServerKey = Annotated[
+    bool, typer.Option("--trust-server-key", help="Where no key is known, take the log's own word, and remember it.")
+]
+AcceptEpoch = Annotated[
+    int, typer.Option(min=0, help="Accept that a restore cut off what was known before this epoch.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+DEFAULT_ADDRESS = "127.0.0.1:7443"
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    typer.echo(f"animus: {' '.join(text.split())}", err=True)
+
+
+def fail(code: int, text: str) -> NoReturn:
+    """Ends the command with a line on stderr."""
+    say(text)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Ends the command with one line and its exit code for what can go wrong; a defect is not among it."""
+    from animus.domain.errors import DomainError
+    from animus.sdk import witness
+    from animus.sdk.client import CallFailed
+    from animus.sdk.contradiction import Contradiction
+    from animus.sdk.files import Unreadable
+    from animus.sdk.trust import NoKeyError
+
+    refusals = {
+        witness.Malformed: USAGE,
+        witness.UnknownLog: NOT_FOUND,
+        witness.OtherSize: CONFLICT,
+        witness.NotSigned: FAILED,
+        witness.Inconsistent: FAILED,
+    }
+    try:
+        yield
+    except Contradiction as error:
+        fail(FAILED, f"verification failed: {error}")
+    except CallFailed as error:
+        fail(REASONS.get(error.reason) or CODES.get(error.code.name, ERROR), str(error))
+    except witness.WitnessRefusal as error:
+        fail(refusals[type(error)], str(error))
+    except NoKeyError as error:
+        fail(USAGE, f"{error}: give --key, or --trust-server-key to take the log's own word for it")
+    except DomainError as error:
+        fail(USAGE, error.message)
+    except Unreadable as error:
+        fail(ERROR, str(error))
+    except FileExistsError as error:
+        fail(CONFLICT, str(error))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever reads has enough
+            raise
+        fail(ERROR, f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+
+
+def read_token(path: Path | None) -> str:
+    """The token of a file."""
+    from animus.sdk.files import read_file
+
+    if path is None:
+        fail(USAGE, "no token: give --token-file or ANIMUS_TOKEN_FILE")
+    return read_file(path, MAX_TOKEN_BYTES).decode(errors="replace").strip()
+
+
+@contextmanager
+def channel_to(
+    address: str, token_file: Path | None, insecure: bool, receipts: "ReceiptStore | None" = None
+) -> "Iterator[grpc.Channel]":
+    """A channel to the server, closed at the end."""
+    from animus.sdk.client import connect_blocking
+
+    token = read_token(token_file)
+    try:
+        channel = connect_blocking(address, token, receipts, insecure=insecure)
+    except ValueError as error:
+        fail(USAGE, str(error))
+    with channel:
+        yield channel
+
+
+def read_keys(texts: list[str] | None) -> "tuple[Key, ...]":
+    """The keys of texts, each a vkey or the name of a file of them; empty lines and those with # are left out."""
+    from animus.domain.errors import Invalid
+    from animus.domain.note import load_key
+    from animus.sdk.files import read_file
+    from animus.sdk.source import MAX_VKEYS_BYTES
+
+    keys: list[Key] = []
+    for text in texts or ():
+        path = Path(text)
+        try:
+            keys.append(load_key(text))
+        except Invalid as error:
+            if not path.exists():
+                fail(USAGE, f"--key {text} is neither a file nor a key: {error.message}")
+            lines = [line.strip() for line in read_file(path, MAX_VKEYS_BYTES).decode(errors="replace").splitlines()]
+            keys += [load_key(line) for line in lines if line and not line.startswith("#")]
+    return tuple(dict.fromkeys(keys))
+
+
+def read_policy(path: Path | None) -> "Policy | None":
+    """The policy of a file, if one is given."""
+    from animus.domain.policy import MAX_POLICY_BYTES, load_policy
+    from animus.sdk.files import read_file
+
+    return load_policy(read_file(path, MAX_POLICY_BYTES)) if path else None
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, if that is a terminal: call what this yields with each step's size."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda step: bar.advance(task, step)
+
+
+def print_json(tree: object) -> None:
+    """A JSON document on stdout."""
+    import orjson
+
+    typer.echo(orjson.dumps(tree, option=orjson.OPT_INDENT_2).decode())
