@@ -28,7 +28,7 @@ from animus import codec
 from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, request_tree
 from animus.domain import document
 from animus.domain.access import Token
-from animus.domain.audit import AuditEntry
+from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.dataset import Dataset, DatasetVersion, FileManifest
 from animus.domain.document import MAX_VIOLATIONS, json_name
 from animus.domain.dry_run import AssumedFailure, Scenario
@@ -54,6 +54,8 @@ COMPOSED = {FileManifest, Run, RunEvent}
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED
 }
+# What the server adds to an entry when it answers; no part of what was hashed.
+BESIDE_THE_ENTRY = {f"animus.v1.AuditEntry.{name}" for name in ("leaf_hash", "document", "index")}
 # Kinds that clients send; the server makes the others.
 SENT = [Artifact, Dataset, DatasetVersion, EnvironmentLock, Metric, PipelineSpec, Project, RunSpec, StepEvent, Token]
 
@@ -173,7 +175,7 @@ def test_the_samples_are_full(kind: Any) -> None:
     waiting, declared = [MESSAGES[kind].DESCRIPTOR], set()
     while waiting:
         for field in waiting.pop().fields:
-            if field.name == "record" or field.full_name.endswith(("AuditEntry.leaf_hash", "AuditEntry.document")):
+            if field.name == "record" or field.full_name in BESIDE_THE_ENTRY:
                 continue
             declared.add(field.full_name)
             if field.message_type is not None and field.message_type.full_name != "google.protobuf.Timestamp":
@@ -199,7 +201,7 @@ def unnoticed(kind: type, read: Callable[[Message], object]) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS, **by_name)
 def test_each_absent_field_is_named(kind: Any) -> None:
     """One field at a time is taken out of a full message, at every depth: that path and no other is refused."""
-    assert len(singular(kind)) >= 3
+    assert len(singular(kind)) >= 2
     assert unnoticed(kind, lambda message: decode(message, kind, "x")) == []
 
 
@@ -221,13 +223,13 @@ def test_a_decoder_that_fills_in_defaults_is_found() -> None:
     assert {"metadata.description", "spec.steps[0].resources.gpu"} <= set(missed)
 
 
-@pytest.mark.parametrize("kind", KINDS, **by_name)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not RecordManifest], **by_name)  # it is one list
 def test_an_empty_message_names_every_field(kind: Any) -> None:
     """Each field that can be absent is named at once."""
     expected = [
         f"x.{json_name(field.name)}"
         for field in MESSAGES[kind].DESCRIPTOR.fields
-        if not field.is_repeated and field.name not in ("record", "leaf_hash", "document")
+        if not field.is_repeated and field.name != "record" and field.full_name not in BESIDE_THE_ENTRY
     ]
     if kind is StepEvent:
         expected.remove("x.errorKind")  # unspecified is its value for all but failures

@@ -9,7 +9,11 @@ from animus.domain.names import SYSTEM_PROJECT
 from domain.test_names import BROKEN, INVISIBLE, SPACES
 from domain.values import ONE, TIME, refusal
 
-READS = ("Get", "List", "Validate", "DryRun")
+READS = ("Get", "List", "Validate", "DryRun", "Tail", "Export", "WaitForInclusion")
+# What an auditor adds: a witness signed it, and it is taken only if it is good for a checkpoint that stands already.
+ATTESTS = "animus.v1.LogService/AddCosignatures"
+# What tells of entries; the log's other reads are hashes and signatures, and prove to whoever holds a receipt.
+TELLS_OF_ENTRIES = ("AuditService/", "LogService/GetEntryBundle")
 OURS = {name: roles for name, roles in METHODS.items() if name.startswith("animus.v1.")}
 CHANGES = {name for name in OURS if not name.split("/")[1].startswith(READS)}
 
@@ -19,9 +23,11 @@ def overreach(table: dict[str, frozenset[Role]]) -> set[tuple[str, Role]]:
     found = set()
     for name, roles in table.items():
         change = not name.split("/")[1].startswith(READS)
-        if change:
+        if name == ATTESTS:
+            found |= {(name, role) for role in roles & {Role.VIEWER, Role.OPERATOR}}
+        elif change:
             found |= {(name, role) for role in roles & {Role.VIEWER, Role.AUDITOR, Role.INSTANCE_AUDITOR}}
-        if "AuditService" in name:
+        if any(each in name for each in TELLS_OF_ENTRIES):
             found |= {(name, role) for role in roles & {Role.OPERATOR, Role.RUNTIME, Role.VIEWER}}
         if change and "RuntimeService" not in name and Role.RUNTIME in roles:
             found.add((name, Role.RUNTIME))
@@ -33,10 +39,22 @@ def overreach(table: dict[str, frozenset[Role]]) -> set[tuple[str, Role]]:
 
 
 def test_no_role_may_do_more_than_its_duty() -> None:
-    """Who only reads changes nothing; who runs steps registers nothing; who operates neither reports nor audits."""
+    """Who only reads changes nothing; who runs steps registers nothing; who operates neither reports nor audits.
+
+    Auditors change nothing either, but for adding what a witness has signed.
+    """
     assert overreach(METHODS) == set()
     assert METHODS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}
     assert len(CHANGES) >= 10
+    assert ATTESTS in CHANGES
+
+
+def test_whoever_has_a_receipt_may_have_it_proven() -> None:
+    """Checkpoints, proofs and tiles tell nothing of what was logged: every role reads them, and no entry with them."""
+    log = {name: roles for name, roles in OURS.items() if "LogService/" in name and name not in CHANGES}
+    entries = {name for name in log if any(each in name for each in TELLS_OF_ENTRIES)}
+    assert entries == {"animus.v1.LogService/GetEntryBundle"}
+    assert {name for name, roles in log.items() if roles != set(Role)} == entries
 
 
 def test_a_role_that_may_do_more_is_found() -> None:
@@ -47,6 +65,12 @@ def test_a_role_that_may_do_more_is_found() -> None:
         ("animus.v1.AuditService/GetAuditEntry", Role.OPERATOR),
         ("animus.v1.AccessService/CreateToken", Role.OPERATOR),
         ("animus.v1.RuntimeService/ReportStepEvents", Role.OPERATOR),
+        ("animus.v1.AuditService/TailAuditEntries", Role.VIEWER),
+        ("animus.v1.AuditService/ExportAuditEntries", Role.RUNTIME),
+        ("animus.v1.LogService/GetEntryBundle", Role.VIEWER),
+        (ATTESTS, Role.OPERATOR),
+        (ATTESTS, Role.RUNTIME),
+        (ATTESTS, Role.VIEWER),
     ):
         assert overreach({name: METHODS[name] | {role}}) == {(name, role)}
 

@@ -4,6 +4,7 @@ A value is made from a seed that Hypothesis draws: hundreds of large values cost
 counterexample is printed whole, and not made smaller.
 """
 
+import base64
 import dataclasses
 import importlib
 import pkgutil
@@ -22,14 +23,15 @@ from hypothesis.strategies import SearchStrategy
 import animus.domain
 from animus.domain import document
 from animus.domain.access import Role, Token
-from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal
+from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, RecordManifest
 from animus.domain.dataset import Column, Dataset, DatasetVersion, File, FileManifest
 from animus.domain.document import MAX_INTEGER, json_name
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
 from animus.domain.errors import Invalid, Violation
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge, LineageRelation
-from animus.domain.names import format_time
+from animus.domain.log import MAX_SIZE, Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd, LogKeyStatus
+from animus.domain.names import INSTANCE_LOG, format_time
 from animus.domain.pipeline import (
     ArtifactInput,
     ArtifactOutput,
@@ -70,6 +72,7 @@ ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64
 TIME = "2026-01-02T03:04:05.678901Z"
 RUN_ID = "0123456789abcdef" * 2
+PUBLIC_KEY = base64.b64encode(bytes(range(32))).decode()
 IMAGE = f"registry.test/a/b:1@{ONE}"
 
 T = TypeVar("T")
@@ -297,6 +300,11 @@ def run_event(rng: Rng) -> RunEvent:
     )
 
 
+def audit_record(rng: Rng) -> AuditRecord:
+    """A record by its digest."""
+    return AuditRecord(name(rng), digest(rng))
+
+
 def audit_entry(rng: Rng) -> AuditEntry:
     """An entry with a few records and refusals."""
     return AuditEntry(
@@ -311,24 +319,59 @@ def audit_entry(rng: Rng) -> AuditEntry:
         time=time(rng),
         outcome=rng.choice(list(AuditOutcome)),
         reason=text(rng, 20),
-        records=some(rng, lambda r: AuditRecord(name(r), digest(r))),
+        records=some(rng, audit_record),
         refusals=some(rng, lambda r: AuditRefusal(r.randint(0, 1_000), name(r))),
         reply_digest=digest(rng),
     )
 
 
+def public_key(rng: Rng) -> str:
+    """32 bytes in base64."""
+    return base64.b64encode(rng.randbytes(32)).decode()
+
+
+def log_of(rng: Rng) -> str:
+    """A project, or the instance's log."""
+    return INSTANCE_LOG if rng.random() < 0.2 else name(rng)
+
+
+def leaf_hash(rng: Rng) -> str:
+    """64 hexadecimal digits."""
+    return f"{rng.getrandbits(256):064x}"
+
+
+def log_epoch(rng: Rng) -> LogEpoch:
+    """An epoch whose signer remembered its heads, or had lost them."""
+    signed = (size(rng), leaf_hash(rng)) if rng.random() < 0.5 else (-1, "")
+    return LogEpoch(log_of(rng), rng.randint(2, MAX_SIZE), size(rng), leaf_hash(rng), *signed, text(rng, 2_000, 1))
+
+
+def cosignature(rng: Rng) -> Cosignature:
+    """A line under a checkpoint."""
+    vkey = f"{printable(rng)}+{rng.getrandbits(32):08x}+{public_key(rng)}"
+    return Cosignature(log_of(rng), rng.randint(1, 9), size(rng), vkey, f"— {printable(rng)} {public_key(rng)}")
+
+
 MAKERS: dict[type, Callable[[Rng], Any]] = {
     Artifact: lambda r: Artifact(random_id(r), name(r), r.randint(1, 100), name(r), digest(r), size(r), text(r, 2_000)),
     AuditEntry: audit_entry,
+    Cosignature: cosignature,
     Dataset: lambda r: Dataset(name(r), text(r, 2_000), labels(r)),
     DatasetVersion: dataset_version,
     EnvironmentLock: environment_lock,
     ExecutionPlan: plan,
     FileManifest: manifest,
     LineageEdge: lambda r: LineageEdge(text(r, 99), r.choice(list(LineageRelation)), text(r, 99)),
+    LogEpoch: log_epoch,
+    LogForfeit: lambda r: LogForfeit(random_id(r), leaf_hash(r), text(r, 2_000, 1)),
+    LogKey: lambda r: LogKey(r.choice(["animus.example", "a", "a/b-c_d"]), public_key(r)),
+    LogKeyEnd: lambda r: LogKeyEnd(
+        public_key(r), r.choice([LogKeyStatus.RETIRED, LogKeyStatus.REVOKED]), text(r, 2_000, 1)
+    ),
     Metric: lambda r: Metric(random_id(r), name(r), r.randint(1, 100), "a/b.c-d", size(r), decimal(r), time(r)),
     PipelineSpec: pipeline,
     Project: lambda r: Project(name(r), text(r, 100), text(r, 2_000), labels(r)),
+    RecordManifest: lambda r: RecordManifest(some(r, audit_record)),
     Run: run,
     RunEvent: run_event,
     RunSpec: run_spec,
@@ -408,6 +451,9 @@ SAMPLES: dict[type, Any] = {
         "p", "e", "who", "run.create", "projects/p", "CreateRun", "r", ONE, TIME, AuditOutcome.ACCEPTED, "",
         (AuditRecord("run", ONE),), (AuditRefusal(0, "STEP_UNKNOWN"),), TWO,
     ),
+    Cosignature: Cosignature(
+        "p", 2, 7, f"witness.example+01234567+{PUBLIC_KEY}", f"— witness.example {PUBLIC_KEY}"
+    ),
     Dataset: Dataset("cells", "Cells", (Label("team", "a"), Label("b", "c"))),
     DatasetVersion: DatasetVersion(
         "cells", document.digest(document.dump(_FILES)), 3, "text/csv", "",
@@ -421,9 +467,14 @@ SAMPLES: dict[type, Any] = {
     ExecutionPlan: make_plan(ONE, TWO, _PIPELINE),
     FileManifest: _FILES,
     LineageEdge: LineageEdge("projects/p/runs/r", LineageRelation.USED, "projects/p/x"),
+    LogEpoch: LogEpoch(INSTANCE_LOG, 2, 7, "1" * 64, 9, "2" * 64, "restored"),
+    LogForfeit: LogForfeit(RUN_ID, "1" * 64, "the disk lost it"),
+    LogKey: LogKey("animus.example", PUBLIC_KEY),
+    LogKeyEnd: LogKeyEnd(PUBLIC_KEY, LogKeyStatus.REVOKED, "it leaked"),
     Metric: Metric(RUN_ID, "fit", 1, "loss", 0, "0.5", TIME),
     PipelineSpec: _PIPELINE,
     Project: Project("p", "P", "", (Label("b", ""), Label("a", ""))),
+    RecordManifest: RecordManifest((AuditRecord("run", ONE), AuditRecord("lineage_edge", TWO))),
     Run: Run(
         RUN_ID, ONE, TIME, (Label("b", ""), Label("a", "")),
         admit("p", _RUN_SPEC, pipeline_registered=True, environment_registered=True, versions_registered=frozenset()),
@@ -478,6 +529,7 @@ SEQUENCES = {
     ("PlanStep", "retry_delays_seconds"),
     ("PlanStep", "retry_on"),
     ("Policy", "groups"),
+    ("RecordManifest", "records"),
     ("RunEvent", "step_event"),
     ("Scenario", "failures"),
     ("ScenarioResult", "attempts"),
