@@ -142,7 +142,8 @@ class LogService:
         self._check_entry_id(request.project_id, request.entry_id)
 
         async def find(view: View) -> tuple[int | None, int]:
-            return await self._index_of(view, request.entry_id), (await view.log.size()).size
+            size = (await view.log.size()).size  # first: an entry without an index after this gets one beyond it
+            return await self._index_of(view, request.entry_id), size
 
         while True:
             index, size = await self.work.read_log(request.project_id, find)

@@ -85,6 +85,7 @@ class Leader:
     async def _work(self) -> bool:
         self._keyring.reload()
         due = self._wanted.is_set() or time.monotonic() >= self._next_publish
+        self._wanted.clear()
         async with self._store.lead() as writer:
             self.leads = writer is not None
             if writer is None:
@@ -98,7 +99,6 @@ class Leader:
             await self._publisher.check_all()
             self._fence = fence
         if due:
-            self._wanted.clear()
             self._next_publish = time.monotonic() + PUBLISH_SECONDS
             await self._publisher.step()
         return taken == BATCH
