@@ -8,7 +8,6 @@ import asyncio
 import time
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from animus.domain.errors import Unavailable
 from animus.keyring import Keyring, KeyringError
@@ -71,13 +70,13 @@ class Leader:
         except (Contradiction, SignerStateError, KeyringError) as error:
             self._say(str(error))
             return False
-        except DBAPIError as error:
-            # Rows stand where new ones belong, or a grant is gone: the tables are not as this program left them.
-            self._say(f"the log cannot be written: SQLSTATE {sqlstate(error)}")
-            return False
-        except Exception:  # a defect must not end the task unseen: it is said like the others, and tried again
-            log.exception("the log stands still")
-            self._say("a defect of the control plane; its log has the cause")
+        except Exception as error:
+            if state := sqlstate(error):
+                # Rows stand where new ones belong, or a grant is gone: the tables are not as this program left them.
+                self._say(f"the log cannot be written: SQLSTATE {state}")
+            else:  # a defect must not end the task unseen: it is said like the others, and tried again
+                log.exception("the log stands still")
+                self._say("a defect of the control plane; its log has the cause")
             return False
         self._say("")
         return more
