@@ -89,19 +89,30 @@ IMPURE = sorted(
     | {"random", "secrets", "time", "uuid"}
 )
 
+COMMANDS = ["animus.cli", "animus.cli_audit", "animus.cli_client", "animus.cli_witness", "animus.sdk"]
+
 # folder: what it may not import, and what of that it may after all
 FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/domain": (IMPURE, ["animus.domain"]),
     "src/animus/codec.py": (["animus"], ["animus.domain", "animus.v1"]),
     "src/animus/signing.py": (IMPURE, ["animus.domain"]),
+    "src/animus/files.py": (["animus", "animus_gateway"], []),
+    "src/animus/keyring.py": (
+        ["animus", "animus_gateway", "google", "grpc", "sqlalchemy", "asyncpg"],
+        ["animus.domain", "animus.files", "animus.signing"],
+    ),
     "src/animus/config.py": (["animus"], ["animus.domain"]),
     "src/animus/telemetry.py": (["animus"], ["animus.domain", "animus.v1"]),
-    "src/animus/store": (["animus", "animus_gateway", "grpc"], ["animus.domain", "animus.codec", "animus.store"]),
+    "src/animus/store": (
+        ["animus", "animus_gateway", "grpc"],
+        ["animus.domain", "animus.codec", "animus.files", "animus.store"],
+    ),
     "src/animus/service": (
         ["animus", "animus_gateway", "sqlalchemy", "asyncpg"],
         [
             "animus.domain",
             "animus.codec",
+            "animus.keyring",
             "animus.signing",
             "animus.store",
             "animus.service",
@@ -109,11 +120,16 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
             "animus.v1",
         ],
     ),
+    "src/animus/workers": (
+        ["animus", "animus_gateway", "google", "grpc", "sqlalchemy", "asyncpg"],
+        ["animus.domain", "animus.codec", "animus.keyring", "animus.store", "animus.telemetry", "animus.workers"],
+    ),
     "src/animus/sdk": (
         ["animus", "animus_gateway"],
         ["animus.domain", "animus.codec", "animus.files", "animus.signing", "animus.sdk", "animus.v1"],
     ),
-    "src/animus/server.py": (["animus.cli", "animus.sdk"], []),
+    "src/animus/server.py": (COMMANDS, []),
+    "src/animus/log_operations.py": (COMMANDS, []),
     "src/animus/cli.py": (["animus_gateway"], []),
     "src/animus/cli_audit.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_client.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
@@ -165,6 +181,15 @@ def test_imports_go_down_the_floors() -> None:
         ("src/animus/store/x.py", "from animus.service.calls import Calls"),
         ("src/animus/service/x.py", "import sqlalchemy as sa"),
         ("src/animus/service/x.py", "from animus import server"),
+        ("src/animus/service/x.py", "from animus.workers.leader import Leader"),
+        ("src/animus/workers/x.py", "from animus.service.calls import Calls"),
+        ("src/animus/workers/x.py", "from sqlalchemy.exc import DBAPIError"),
+        ("src/animus/workers/x.py", "import grpc"),
+        ("src/animus/store/x.py", "from animus.keyring import Keyring"),
+        ("src/animus/keyring.py", "from animus.store.signer_state import SignerState"),
+        ("src/animus/files.py", "from animus.domain import names"),
+        ("src/animus/signing.py", "import secrets"),
+        ("src/animus/log_operations.py", "from animus import cli"),
         ("src/animus/sdk/x.py", "from animus.store import records"),
         ("src/animus/sdk/x.py", "import animus.server"),
         ("gateway/animus_gateway/x.py", "from animus.domain import names"),
@@ -339,13 +364,14 @@ def http_verb(rpc: MethodDescriptor) -> str:
 
 
 def rpc_faults(rpcs: Iterable[MethodDescriptor]) -> list[str]:
-    """RPCs without an HTTP rule, or whose request lacks a field that its kind has."""
+    """RPCs without an HTTP rule, whose request lacks a field that its kind has, or that change something and stream."""
     faults = []
     for rpc in rpcs:
         verb = http_verb(rpc)
-        unary = not (rpc.client_streaming or rpc.server_streaming)
-        if unary and not verb:
+        if not rpc.client_streaming and not verb:
             faults.append(f"{rpc.full_name} has no HTTP rule")
+        if rpc.server_streaming and verb not in ("", "get"):
+            faults.append(f"{rpc.full_name} streams and is no read: a change has one reply and one receipt")
         numbers = {field.name: field.number for field in rpc.input_type.fields}
         expected = {} if rpc.name in OF_THE_INSTANCE else {"project_id": 1}
         if verb and verb != "get" and rpc.name not in READS_BY_POST:
@@ -368,15 +394,15 @@ def test_every_rpc_has_an_http_rule_and_every_change_its_three_fields() -> None:
     assert {rpc.name for rpc in RPCS} >= READS_BY_POST | OF_THE_INSTANCE
 
 
-def planted_service(fields: dict[str, int], verb: str) -> ServiceDescriptor:
-    """A service with one RPC whose request has these fields."""
+def planted_service(fields: dict[str, int], verb: str, *, streams: bool = False) -> ServiceDescriptor:
+    """A service with one RPC whose request has these fields, and which may stream its answer."""
     file = descriptor_pb2.FileDescriptorProto(name="planted.proto", package="planted", syntax="proto3")
     file.dependency.append("google/api/annotations.proto")
     request = file.message_type.add(name="Request")
     for name, number in fields.items():
         request.field.add(name=name, number=number, type=9, label=1)
     rpc = file.service.add(name="PlantedService").method.add(
-        name="ChangeIt", input_type=".planted.Request", output_type=".planted.Request"
+        name="ChangeIt", input_type=".planted.Request", output_type=".planted.Request", server_streaming=streams
     )
     if verb:
         setattr(rpc.options.Extensions[annotations_pb2.http], verb, "/v1/planted")
@@ -409,6 +435,16 @@ def test_an_rpc_without_its_fields_is_found(fields: dict[str, int], verb: str, f
     assert (rpc_faults(planted_service(fields, verb).methods) == []) == (faults == 0)
 
 
+def test_a_stream_that_is_no_read_by_get_is_found() -> None:
+    """A stream has an HTTP rule like any RPC, and it is a get."""
+    silent, change = (rpc_faults(planted_service(CHANGE, verb, streams=True).methods) for verb in ("", "post"))
+    assert "planted.PlantedService.ChangeIt has no HTTP rule" in silent
+    assert len(change) == 1
+    assert "streams and is no read" in change[0]
+    assert rpc_faults(planted_service({"project_id": 1}, "get", streams=True).methods) == []
+    assert {rpc.name for rpc in RPCS if rpc.server_streaming} >= {"TailAuditEntries", "ExportAuditEntries"}
+
+
 def test_every_rpc_is_in_the_role_table() -> None:
     """The table of who may call what has a row for each RPC of the contract, and for none that is not served."""
     ours = {name for name in METHODS if name.startswith("animus.v1.")}
@@ -420,7 +456,7 @@ def test_every_rpc_is_in_the_role_table() -> None:
 # What the server adds to a value when it answers.
 ADDED = {
     "Run": {"run_spec", "state", "plan_digest", "steps", "equal_runs"},
-    "AuditEntry": {"leaf_hash", "document"},
+    "AuditEntry": {"leaf_hash", "document", "index"},
     "Tile": {"hashes"},
 }
 # What a value has and its message says elsewhere.
@@ -436,8 +472,10 @@ VALUES_ONLY = {
     "CheckpointRequest": "what a witness is asked, as a text",
     "CompactRange": "all that a tree needs to grow",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
+    "FullTile": "a Tile, and what the level above makes of it",
     "Group": "a line of a policy's text",
     "Key": "text of its own: a verifier key",
+    "Logged": "an entry that was committed, on the way to its receipt",
     "Note": "text of its own: a signed note",
     "Policy": "a text that the user keeps",
     "PolicyLog": "a line of a policy's text",
@@ -463,6 +501,12 @@ MESSAGES_ONLY = {
     "DryRunReport": "a composition of values",
     "Lineage": "a composition of values",
     "LineageNode": "a name and its depth in one answer",
+    "Log": "a composition: how far a log has come, its keys and epochs",
+    "LogKeyState": "LogKey and LogKeyEnd, with what a C2SP client calls the key",
+    "LogCheckpoint": "Checkpoint beside its signed note",
+    "InclusionProof": "TlogProof in parts",
+    "ConsistencyProof": "hashes, as merkle proves them",
+    "EntryBundle": "Bundle, as the bytes that C2SP says",
 }
 
 
