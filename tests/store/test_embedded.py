@@ -161,7 +161,7 @@ def test_a_clean_stop_leaves_no_process(data: Path) -> None:
     """After stop() no process of the directory is alive, and stopping again does nothing."""
     server = EmbeddedPostgres.start(data)
     assert processes(data)[0] == [server.pid]
-    assert processes(data)[1], "the control: the children are seen while it runs"
+    wait_until(lambda: processes(data)[1])  # the control: the children are seen while it runs
     server.stop()
     assert processes(data) == ([], [])
     server.stop()
@@ -482,10 +482,14 @@ def test_settings_that_the_promises_rest_on_are_refused_and_wrong_ones_get_postg
         pass
 
 
-def test_a_start_that_takes_too_long_is_given_up_and_leaves_nothing(data: Path) -> None:
+@pytest.mark.parametrize("timeout", [0.0, 1.0], ids=["at once", "while it works"])
+def test_a_start_that_takes_too_long_is_given_up_and_leaves_nothing(data: Path, timeout: float) -> None:
     """The timeout ends the start with an error, no process stays, and the directory is free again."""
+    never_ready = data / "pg" / "standby.signal"  # a standby that takes no connections, so that no machine is too fast
+    never_ready.touch()
     with pytest.raises(EmbeddedError, match="not ready within"):
-        EmbeddedPostgres.start(data, timeout=0.0)
+        EmbeddedPostgres.start(data, settings={"hot_standby": "off"}, timeout=timeout)
     assert processes(data) == ([], [])
+    never_ready.unlink()
     with running(data):
         pass
