@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import Database, short_temporary_directory
+from ports import closed_port
 from service.conftest import Caller, Failure, open_channel
 from service.requests import create_run, dataset, prepare
 
@@ -144,10 +145,8 @@ async def test_sigterm_lets_open_calls_end(database: Database, tmp_path: Path) -
 
 async def test_refusals_to_start_are_one_clear_line(database: Database, tmp_path: Path) -> None:
     """Superuser, owner, a taken port, an open bind, a wrong setting: exit 1 and the reason."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken, closed_port() as unused:
         port = str(taken.getsockname()[1])
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            unused = closed.getsockname()[1]
         cases = {
             "superuser": {"database_url": database.admin_url},
             "owns": {"database_url": database.owner_url},
@@ -265,10 +264,11 @@ async def test_traces_continue_the_callers_and_go_to_the_collector(database: Dat
 
 async def test_a_dead_collector_delays_nothing(database: Database, tmp_path: Path) -> None:
     """The server serves and ends as without one."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    process = Process(tmp_path / "data", database_url=database.service_url, otlp_endpoint=endpoint)
-    state = process.wait_until_up()
-    async with open_channel(state["grpc"]) as channel:
-        await process.admin(channel)("CreateProject", create_project())
-    assert process.end(signal.SIGTERM) == 0
+    with closed_port() as port:
+        process = Process(
+            tmp_path / "data", database_url=database.service_url, otlp_endpoint=f"http://127.0.0.1:{port}"
+        )
+        state = process.wait_until_up()
+        async with open_channel(state["grpc"]) as channel:
+            await process.admin(channel)("CreateProject", create_project())
+        assert process.end(signal.SIGTERM) == 0

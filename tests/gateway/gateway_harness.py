@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -195,13 +194,6 @@ async def gateway_to(target: str, **options: Any) -> AsyncIterator[tuple[Gateway
                 yield gateway, client
         finally:
             await gateway.stop()
-
-
-def closed_port() -> int:
-    """A port of the loopback address on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @dataclass(frozen=True, slots=True)

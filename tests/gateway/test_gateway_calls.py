@@ -15,10 +15,11 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from gateway_harness import MAX_BODY_BYTES, Stack, closed_port, gateway_to, raw_exchange
+from gateway_harness import MAX_BODY_BYTES, Stack, gateway_to, raw_exchange
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from ports import closed_port
 
 from animus.v1 import audit_pb2, errors_pb2, log_pb2, project_pb2, run_pb2
 
@@ -234,11 +235,12 @@ async def test_the_gateways_own_refusals_have_the_same_details_as_a_services(sta
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     """503 without the address of the server; the gateway itself is alive but not ready."""
-    async with gateway_to(f"127.0.0.1:{closed_port()}") as (_, client):
-        response = await client.get("/v1/projects/p")
-        assert "127.0.0.1" not in assert_refused(response, 503, "DRAINING")["message"]
-        assert_refused(await client.get("/readyz"), 503, "DRAINING")
-        assert (await client.get("/healthz")).json() == {"status": "ok"}
+    with closed_port() as port:
+        async with gateway_to(f"127.0.0.1:{port}") as (_, client):
+            response = await client.get("/v1/projects/p")
+            assert "127.0.0.1" not in assert_refused(response, 503, "DRAINING")["message"]
+            assert_refused(await client.get("/readyz"), 503, "DRAINING")
+            assert (await client.get("/healthz")).json() == {"status": "ok"}
 
 
 async def test_a_call_ends_at_the_gateways_deadline(stack: Stack) -> None:
