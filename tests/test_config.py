@@ -26,6 +26,13 @@ def test_a_setting_comes_from_its_variable_or_from_a_file(tmp_path: Path) -> Non
     assert load_settings(both).log_level == "error"
 
 
+def test_an_empty_path_is_none() -> None:
+    """A variable that is set to nothing is as one that is not set, and never the working directory."""
+    settings = load_settings({"ANIMUS_LOG_DIR": "", "ANIMUS_LOG_POLICY_FILE": ""})
+    assert (settings.log_dir, settings.log_policy_file) == (None, None)
+    assert load_settings({"ANIMUS_LOG_DIR": "keys"}).log_dir == Path("keys")
+
+
 def test_a_wrong_value_is_named_and_never_quoted(tmp_path: Path) -> None:
     """The error says which variable, and does not repeat what was in it."""
     with pytest.raises(ValueError, match="ANIMUS_GRPC_PORT") as found:

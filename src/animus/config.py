@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 
 def default_data_dir() -> Path:
@@ -66,6 +66,11 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of logs.")
     log_format: Literal["json", "text"] = Field(default="json", description="`json` for machines, `text` for people.")
+
+    @field_validator("log_dir", "log_policy_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None  # not the working directory, which an empty path is
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
