@@ -1,6 +1,7 @@
 """Files that keep secrets or promises: readable by their owner only, whole or not there, and durable."""
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -24,9 +25,13 @@ def create_private(path: Path, text: str) -> bool:
     return True
 
 
+def scratch_beside(path: Path) -> Path:
+    """A name in the same folder that nobody else has: the number of a process is the same in each container."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+
+
 def _scratch(path: Path, text: str) -> Path:
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.unlink(missing_ok=True)
+    scratch = scratch_beside(path)
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

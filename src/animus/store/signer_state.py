@@ -15,7 +15,7 @@ from pathlib import Path
 from animus.domain import merkle
 from animus.domain.log import FIRST_EPOCH
 from animus.domain.merkle import CompactRange
-from animus.files import sync_folder
+from animus.files import scratch_beside, sync_folder
 
 WAIT_SECONDS = 10.0
 HASH_BYTES = 32
@@ -61,8 +61,7 @@ class SignerState:
 
         It appears under its name when it is whole.
         """
-        scratch = path.with_name(f"{path.name}.{os.getpid()}")
-        scratch.unlink(missing_ok=True)
+        scratch = scratch_beside(path)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.close(descriptor)
         with closing(sqlite3.connect(scratch, isolation_level=None)) as connection:
