@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from animus.domain import merkle
+from animus.domain.errors import Invalid
 from animus.domain.log import FIRST_EPOCH
 from animus.domain.merkle import CompactRange
 from animus.files import scratch_beside, sync_folder
@@ -85,12 +86,9 @@ class SignerState:
     def heads(self, logs: Sequence[str] = ()) -> dict[str, CompactRange]:
         """The heads of these logs, or of all; a log that nothing was signed for is left out."""
         with self._transaction() as connection:
-            if logs:
-                marks = ", ".join("?" * len(logs))
-                rows = connection.execute(f"SELECT log, size, hashes FROM head WHERE log IN ({marks})", tuple(logs))
-            else:
-                rows = connection.execute("SELECT log, size, hashes FROM head")
-            return {log: CompactRange(size, _split(hashes)) for log, size, hashes in rows}
+            where = f" WHERE log IN ({', '.join('?' * len(logs))})" if logs else ""
+            rows = connection.execute(f"SELECT log, size, root, hashes FROM head{where}", tuple(logs)).fetchall()
+            return {log: _head(log, size, root, hashes) for log, size, root, hashes in rows}
 
     def advance(self, epoch: int, advances: Sequence[Advance]) -> None:
         """Promises new heads, all or none. Raises SignerStateError unless each is the successor of what is promised."""
@@ -99,7 +97,10 @@ class SignerState:
                 raise SignerStateError(f"the signer is in epoch {_epoch(connection)}, not in {epoch}")
             for each in advances:
                 before, after = each.before, each.after
-                assert after.size >= before.size, "a head never gets smaller"
+                if after.size <= before.size and after != before:
+                    raise SignerStateError(
+                        f"the head of {each.log} has {before.size} leaves: none of {after.size} comes after it"
+                    )
                 values = (after.size, merkle.root(after), b"".join(after.hashes), each.log)
                 if before.size == 0:
                     done = connection.execute(
@@ -145,6 +146,18 @@ def _epoch(connection: sqlite3.Connection) -> int:
     if row is None:
         raise SignerStateError("the signer's state is of another version of this program")
     return int(row[0])
+
+
+def _head(log: str, size: int, root: bytes, hashes: bytes) -> CompactRange:
+    """A head as it was promised."""
+    try:
+        tree = CompactRange(size, _split(hashes))
+        sound = merkle.root(tree) == root
+    except (Invalid, TypeError):  # SQLite keeps any type in any column
+        sound = False
+    if not sound:
+        raise SignerStateError(f"the head of {log} in the signer's state is damaged")
+    return tree
 
 
 def _split(hashes: bytes) -> tuple[bytes, ...]:
