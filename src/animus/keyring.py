@@ -55,10 +55,11 @@ class Keyring:
                 return False
             if found.st_mode & 0o077:
                 raise KeyringError(f"{self.path} can be read by others: chmod 600, and rotate the key if one may have")
-            lines = self.path.read_text("ascii").split("\n")
+            # An error of decoding would carry the whole file: what is no ASCII is no key either.
+            lines = self.path.read_bytes().decode("ascii", "replace").split("\n")
         except FileNotFoundError:
             raise KeyringError(f"{self.path} is missing: it holds the private key of the log") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise KeyringError(f"{self.path} cannot be read: {error}") from None
         try:
             keys = tuple(load_signing_key(line) for line in lines if line)
