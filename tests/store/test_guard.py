@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,18 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from animus.store.embedded import EmbeddedPostgres
-from animus.store.guard import UnsafeDatabase, refuse_unsafe, unsafe_settings
+from animus.store.guard import EXEMPT, REASONS, UNAUDITED, UnsafeDatabase, refuse_unsafe, unsafe_settings
 from animus.store.migrate import head, migrate
 
 AS_SERVICE = "SET LOCAL SESSION AUTHORIZATION animus_service"
 NOT_FORCED = "row security is not forced on the table run"
 NOT_KEPT = "no enabled trigger keeps the rows of the table run"
+NOT_AUDITED = "no key ties the rows of the table run to the audit entry of their writing"
+AUDIT_KEY = "run_project_id_entry_id_written_in_fkey"
 SOUND = {"server_version_num": "150000", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "local"}
 
 
-async def reasons(url: str, *statements: str, exempt: tuple[str, ...] = ()) -> list[str]:
+async def reasons(url: str, *statements: str, exempt: Collection[str] = EXEMPT) -> list[str]:
     """What the guard says after these statements, which are rolled back."""
     engine = create_async_engine(url, poolclass=NullPool)
     try:
@@ -72,6 +75,13 @@ async def test_each_wrong_role_is_refused_with_what_it_is(database: Database) ->
         ("ALTER TABLE animus.run ENABLE TRIGGER immutable_row", [NOT_KEPT]),
         ("ALTER TABLE animus.run ENABLE REPLICA TRIGGER immutable_row", [NOT_KEPT]),
         ("ALTER TRIGGER immutable_row ON animus.run RENAME TO mutable_row", [NOT_KEPT]),
+        (f"ALTER TABLE animus.run DROP CONSTRAINT {AUDIT_KEY}", [NOT_AUDITED]),
+        (
+            f"ALTER TABLE animus.run DROP CONSTRAINT {AUDIT_KEY},"
+            " ADD FOREIGN KEY (project_id, entry_id) REFERENCES animus.audit_entry (project_id, entry_id)",
+            [NOT_AUDITED],  # by an entry of another transaction
+        ),
+        ("ALTER TABLE animus.run DISABLE TRIGGER ALL", [NOT_KEPT, NOT_AUDITED]),
         ("SET LOCAL synchronous_commit = off", ["synchronous_commit is off"]),
         (
             "UPDATE animus.alembic_version SET version_num = 'older'",
@@ -90,6 +100,7 @@ async def test_each_wrong_role_is_refused_with_what_it_is(database: Database) ->
             [
                 "row security is not forced on the table unguarded",
                 "no enabled trigger keeps the rows of the table unguarded",
+                "no key ties the rows of the table unguarded to the audit entry of their writing",
             ],
         ),
     ],
@@ -108,6 +119,18 @@ async def test_an_owner_of_the_database_is_refused(database: Database) -> None:
     assert found == ["the role animus_service owns the database"]
 
 
+async def test_the_exempt_tables_are_there_and_each_has_its_reason(database: Database) -> None:
+    """What the guard lets through by name is a table of this schema, lacks just that, and is said why."""
+    kept = "no enabled trigger keeps the rows of the table "
+    assert await reasons(database.service_url, exempt=()) == [kept + table for table in sorted(EXEMPT)]
+    assert all([*REASONS.values(), *UNAUDITED.values()])
+    engine = create_async_engine(database.service_url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        for table in UNAUDITED:
+            assert await connection.scalar(text(f"SELECT to_regclass('animus.{table}')")), table
+    await engine.dispose()
+
+
 async def test_a_member_of_a_wrong_role_is_refused(database: Database) -> None:
     """A power that the role can take on counts as held, also through another role, or by resetting the role."""
     found = await reasons(database.admin_url, "GRANT animus_owner TO animus_service", AS_SERVICE)
@@ -123,10 +146,11 @@ async def test_an_exempt_table_needs_no_trigger_and_still_row_security(database:
     """The exemption is of the trigger alone, and of the named table alone."""
     defects = ["DROP TRIGGER immutable_row ON animus.run", "DROP TRIGGER immutable_row ON animus.artifact"]
     kept = "no enabled trigger keeps the rows of the table "
+    exempt = [*EXEMPT, "run"]
     assert await reasons(database.admin_url, *defects, AS_SERVICE) == [kept + "artifact", kept + "run"]
-    assert await reasons(database.admin_url, *defects, AS_SERVICE, exempt=("run",)) == [kept + "artifact"]
+    assert await reasons(database.admin_url, *defects, AS_SERVICE, exempt=exempt) == [kept + "artifact"]
     defects.append("ALTER TABLE animus.run NO FORCE ROW LEVEL SECURITY")
-    assert NOT_FORCED in await reasons(database.admin_url, *defects, AS_SERVICE, exempt=("run", "artifact"))
+    assert NOT_FORCED in await reasons(database.admin_url, *defects, AS_SERVICE, exempt=[*exempt, "artifact"])
 
 
 async def test_a_server_that_would_lose_commits_is_refused(directory: Path) -> None:

@@ -26,6 +26,17 @@ REASONS: dict[str, str] = {
 }
 EXEMPT = frozenset(REASONS)
 
+# Tables whose rows no change wrote, and what holds them in place of an audit entry of their own transaction.
+UNAUDITED: dict[str, str] = {
+    "audit_entry": "the entry itself",
+    "log_quarantine": "the integrator moves entries here from the queue, where each had its entry's key",
+    "log_lead": "who writes the log now; says nothing of what was done",
+    "log_state": "follows from the leaves",
+    "log_leaf": "follows from the entries, each of which gets one place",
+    "log_tile": "follows from the leaves",
+    "log_checkpoint": "signed by a key that the database does not have",
+}
+
 _ROLES = text(
     """
     WITH RECURSIVE held(oid) AS (
@@ -47,13 +58,16 @@ _SETTINGS = text(
     "SELECT name, setting FROM pg_settings"
     " WHERE name IN ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit')"
 )
-# tgtype: 8 DELETE, 16 UPDATE, 32 TRUNCATE. A trigger with a condition or a list of columns lets something through.
+# tgtype: 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE. A trigger with a condition or a list of columns lets things through.
 _TABLES = text(
     """
     SELECT t.relname, t.relrowsecurity AND t.relforcerowsecurity AS forced,
            coalesce((SELECT bit_or(g.tgtype::int) FROM pg_trigger g
                      WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgname LIKE 'immutable%'
-                       AND g.tgenabled = 'A' AND g.tgqual IS NULL AND g.tgattr::text = ''), 0) & 56 = 56 AS immutable
+                       AND g.tgenabled = 'A' AND g.tgqual IS NULL AND g.tgattr::text = ''), 0) & 56 = 56 AS immutable,
+           EXISTS (SELECT FROM pg_constraint c JOIN pg_trigger g ON g.tgconstraint = c.oid AND g.tgrelid = t.oid
+                   WHERE c.conrelid = t.oid AND c.contype = 'f' AND c.confrelid = to_regclass('animus.audit_entry')
+                     AND cardinality(c.conkey) = 3 AND g.tgtype & 4 = 4 AND g.tgenabled IN ('O', 'A')) AS audited
     FROM pg_class t
     WHERE t.relnamespace = to_regnamespace('animus') AND t.relkind IN ('r', 'p') AND t.relname <> 'alembic_version'
     ORDER BY t.relname
@@ -75,8 +89,8 @@ class UnsafeDatabase(RuntimeError):
 async def refuse_unsafe(connection: AsyncConnection, exempt: Collection[str] = EXEMPT) -> None:
     """Raises UnsafeDatabase with every reason found, and returns only if there is none.
 
-    `exempt` names the tables that need no immutability trigger; row security is demanded of all. Reads catalogues
-    only; to be called on the connection of the service role.
+    `exempt` names the tables that need no immutability trigger; row security is demanded of all, and the key to the
+    audit entry of all that are not UNAUDITED. Reads catalogues only; to be called on the connection of the service role.
     """
     roles = (await connection.execute(_ROLES)).mappings().all()
     settings = {row.name: row.setting for row in await connection.execute(_SETTINGS)}
@@ -100,6 +114,8 @@ async def refuse_unsafe(connection: AsyncConnection, exempt: Collection[str] = E
             reasons.append(f"row security is not forced on the table {table['relname']}")
         if not table["immutable"] and table["relname"] not in exempt:
             reasons.append(f"no enabled trigger keeps the rows of the table {table['relname']}")
+        if not table["audited"] and table["relname"] not in UNAUDITED:
+            reasons.append(f"no key ties the rows of the table {table['relname']} to the audit entry of their writing")
     if reasons:
         raise UnsafeDatabase(reasons)
 
