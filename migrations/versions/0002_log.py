@@ -161,7 +161,7 @@ GRANTS = {
     "audit_queue": "SELECT, DELETE, INSERT (project_id, entry_id, leaf_hash, seal)",
     "log_quarantine": "SELECT, DELETE, INSERT (project_id, entry_id, leaf_hash, seal, problem)",
     "log_lead": "SELECT, INSERT, UPDATE",
-    "log_state": "SELECT, INSERT, UPDATE",
+    "log_state": "SELECT, INSERT (project_id, size, hashes, grow_time, fence), UPDATE",
     "log_leaf": "SELECT, INSERT",
     "log_tile": "SELECT, INSERT",
     "log_checkpoint": "SELECT, INSERT (project_id, epoch, size, note)",

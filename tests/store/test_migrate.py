@@ -16,6 +16,10 @@ from sqlalchemy.exc import DBAPIError
 
 from animus.store.migrate import current, head, locate, migrate
 
+ENTRY = (
+    '{"entryId":"e","outcome":"accepted","principal":"admin","projectId":"p","resource":"projects/p",'
+    '"time":"2026-01-02T03:04:05.000000Z"}'
+)
 REVISION = """
 from alembic import op
 revision, down_revision = {revision!r}, {down!r}
@@ -129,6 +133,27 @@ async def test_a_killed_migration_lets_the_next_one_go_on(empty_database: Databa
     await rows(empty_database, f"SELECT pg_terminate_backend({pids[0]})")
     add(revisions, "0002", "0001", "CREATE TABLE animus.b ()")
     assert await migrate(empty_database.owner_url, directory=revisions) == ["0002"]
+
+
+async def test_the_revisions_of_this_release_are_applied_one_after_the_other(empty_database: Database) -> None:
+    """The first schema, then the log; a database that stands between the two goes on from there."""
+    url = empty_database.owner_url
+    assert await migrate(url, "0001") == ["0001"]
+    assert await rows(empty_database, "SELECT to_regclass('animus.log_leaf')") == [None]
+    assert await migrate(url) == ["0002"]
+    assert await current(url) == head() == "0002"
+
+
+async def test_a_database_with_entries_from_before_the_log_is_refused(empty_database: Database) -> None:
+    """Nobody sealed them: what stands in their rows is not known to be what was written."""
+    url = empty_database.owner_url
+    await migrate(url, "0001")
+    insert = f"INSERT INTO animus.audit_entry (project_id, document) VALUES ('p', '\\x{ENTRY.encode().hex()}')"
+    assert await rows(empty_database, insert) == []
+    with pytest.raises(DBAPIError, match="this database was made before the log was: start with a new one"):
+        await migrate(url)
+    assert await current(url) == "0001"
+    assert await rows(empty_database, "SELECT count(*) FROM animus.audit_entry") == [1]
 
 
 async def test_the_service_role_may_read_the_revision_and_not_change_it(database: Database) -> None:

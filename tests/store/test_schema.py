@@ -12,8 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from animus.domain import document
 from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.project import Project
+from animus.store.guard import EXEMPT, UNAUDITED
 
 NOT_RECORDS = {"alembic_version"}  # says which revisions were applied; no project's, and read-only to the service
+# What the service role may do beside INSERT and SELECT, in the tables that store/guard.py exempts.
+MAY_CHANGE = {
+    ("audit_queue", "DELETE"),
+    ("log_quarantine", "DELETE"),
+    ("log_state", "UPDATE"),
+    ("log_lead", "UPDATE"),
+}
 
 
 @pytest.fixture
@@ -73,11 +81,16 @@ def entry(entry_id: str = "a" * 32, project_id: str = "p") -> bytes:
 
 INSERT_ENTRY = "INSERT INTO animus.audit_entry (project_id, document) VALUES (:project, :document)"
 INSERT_PROJECT = "INSERT INTO animus.project (project_id, entry_id, document) VALUES ('p', :entry, :document)"
+INSERT_OF_THE_LOG = {
+    "log_leaf": "INSERT INTO animus.log_leaf VALUES ('p', 0, 'e', '')",
+    "log_tile": "INSERT INTO animus.log_tile VALUES ('p', 0, 0, '', decode(repeat('00', 8192), 'hex'))",
+    "log_checkpoint": "INSERT INTO animus.log_checkpoint (project_id, epoch, size, note) VALUES ('p', 1, 1, '')",
+}
 PROJECT = document.dump(Project("p", "", "", ()))
 
 
 async def test_update_delete_and_truncate_are_refused_on_every_table(service: AsyncConnection) -> None:
-    """By grants: the service role may insert and select, no more."""
+    """By grants: the service role may insert and select, and in four tables of the log what their use needs."""
     for table in await tables(service):
         for statement in (
             f"UPDATE animus.{table} SET project_id = project_id",
@@ -86,24 +99,54 @@ async def test_update_delete_and_truncate_are_refused_on_every_table(service: As
             f"ALTER TABLE animus.{table} DISABLE TRIGGER ALL",
             f"DROP TABLE animus.{table}",
         ):
-            assert await refusal(service, statement) == "42501", statement
+            allowed = (table, statement.split()[0]) in MAY_CHANGE
+            assert await refusal(service, statement) == ("" if allowed else "42501"), statement
+    assert {table for table, _ in MAY_CHANGE} == EXEMPT
+
+
+async def test_no_grant_is_wider_than_that(service: AsyncConnection) -> None:
+    """Walks the catalogue: no column of another table can be updated, and no default of a row be named."""
+    for table in await tables(service):
+        held = await service.execute(
+            text(
+                "SELECT p FROM unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS p"
+                " WHERE has_table_privilege('animus_service', :table, p) OR p IN ('UPDATE', 'REFERENCES')"
+                " AND has_any_column_privilege('animus_service', :table, p)"
+            ),
+            {"table": f"animus.{table}"},
+        )
+        assert {(table, privilege) for privilege in held.scalars()} == {each for each in MAY_CHANGE if each[0] == table}
+        named = await service.execute(
+            text(
+                "SELECT a.attname FROM pg_attribute a JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)"
+                " WHERE a.attrelid = CAST(:table AS regclass) AND a.attgenerated = ''"
+                " AND has_column_privilege('animus_service', a.attrelid, a.attnum, 'INSERT')"
+            ),
+            {"table": f"animus.{table}"},
+        )
+        assert set(named.scalars()) == set(), table
 
 
 async def test_triggers_refuse_changes_to_the_owner_and_the_superuser_too(
     database: Database, service: AsyncConnection
 ) -> None:
-    """By ENABLE ALWAYS triggers, also under session_replication_role = replica."""
+    """By ENABLE ALWAYS triggers, also under session_replication_role = replica; what proves the record is kept too."""
     await scope(service, "p")
     await service.execute(text(INSERT_ENTRY), {"project": "p", "document": entry()})
     await service.execute(text(INSERT_PROJECT), {"entry": "a" * 32, "document": PROJECT})
+    await service.execute(text("SELECT set_config('animus.every_project', 'on', true)"))
+    for statement in INSERT_OF_THE_LOG.values():
+        await service.execute(text(statement))
     await service.commit()
     engine = create_async_engine(database.admin_url)
     async with engine.connect() as admin:
         await admin.execute(text("SET session_replication_role = replica"))
-        for table in ("audit_entry", "project"):
-            assert await refusal(admin, f"UPDATE animus.{table} SET document = document") == "42501"
+        for table in ("audit_entry", "project", *INSERT_OF_THE_LOG):
+            assert await refusal(admin, f"UPDATE animus.{table} SET project_id = project_id") == "42501"
             assert await refusal(admin, f"DELETE FROM animus.{table}") == "42501"
-            assert await refusal(admin, f"TRUNCATE animus.{table} CASCADE") == "42501"
+        for table in await tables(admin):
+            refused = await refusal(admin, f"TRUNCATE animus.{table} CASCADE") == "42501"
+            assert refused == (table not in EXEMPT), table
     await engine.dispose()
 
 
@@ -171,7 +214,7 @@ async def test_every_table_has_row_security_a_scope_key_and_the_audit_key(servic
             ),
             {"table": f"animus.{table}"},
         )
-        assert audited.scalar_one() == (0 if table == "audit_entry" else 1), table
+        assert audited.scalar_one() == (0 if table in UNAUDITED else 1), table
 
 
 async def test_the_leaf_hash_is_that_of_rfc_6962(service: AsyncConnection) -> None:
