@@ -118,8 +118,8 @@ async def test_no_grant_is_wider_than_that(service: AsyncConnection) -> None:
         assert {(table, privilege) for privilege in held.scalars()} == {each for each in MAY_CHANGE if each[0] == table}
         named = await service.execute(
             text(
-                "SELECT a.attname FROM pg_attribute a JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)"
-                " WHERE a.attrelid = CAST(:table AS regclass) AND a.attgenerated = ''"
+                "SELECT a.attname FROM pg_attribute a"
+                " WHERE a.attrelid = CAST(:table AS regclass) AND a.atthasdef AND a.attgenerated = ''"
                 " AND has_column_privilege('animus_service', a.attrelid, a.attnum, 'INSERT')"
             ),
             {"table": f"animus.{table}"},

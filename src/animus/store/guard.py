@@ -58,7 +58,7 @@ _SETTINGS = text(
     "SELECT name, setting FROM pg_settings"
     " WHERE name IN ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit')"
 )
-# tgtype: 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE. A trigger with a condition or a list of columns lets things through.
+# tgtype: 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE. With a condition or a list of columns it lets something through.
 _TABLES = text(
     """
     SELECT t.relname, t.relrowsecurity AND t.relforcerowsecurity AS forced,
@@ -90,7 +90,7 @@ async def refuse_unsafe(connection: AsyncConnection, exempt: Collection[str] = E
     """Raises UnsafeDatabase with every reason found, and returns only if there is none.
 
     `exempt` names the tables that need no immutability trigger; row security is demanded of all, and the key to the
-    audit entry of all that are not UNAUDITED. Reads catalogues only; to be called on the connection of the service role.
+    audit entry of all that are not UNAUDITED. Reads catalogues only; to be called on the service role's connection.
     """
     roles = (await connection.execute(_ROLES)).mappings().all()
     settings = {row.name: row.setting for row in await connection.execute(_SETTINGS)}
