@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from animus.config import Settings, load_settings
 from animus.server import Running, run_server
-from animus.v1 import access_pb2, project_pb2
+from animus.v1 import access_pb2, log_pb2, project_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +43,61 @@ class Caller:
 
     channel: grpc.aio.Channel
     token: str
-    metadata: dict[str, str] = field(default_factory=dict)  # trailing metadata of the last call
+    metadata: dict[str, str | bytes] = field(default_factory=dict)  # trailing metadata of the last call
     call: Any = None  # the last call, for tests that cancel it
 
     async def __call__(self, name: str, request: Message, timeout: float | None = None) -> Any:
-        """The reply. Raises Failure."""
+        """The reply, or the first message of a stream. Raises Failure."""
         return await self.raw(name, request.SerializeToString(), timeout)
 
     async def raw(self, name: str, data: bytes, timeout: float | None = None) -> Any:
-        """The reply to bytes. Raises Failure."""
+        """The same for bytes. Raises Failure."""
+        if METHODS[name].server_streaming:
+            (message,) = await self._messages(name, data, 1, timeout)
+            return message
+        return await self._replied(name, data, timeout)
+
+    async def stream(self, name: str, request: Message, most: int = sys.maxsize, timeout: float | None = None) -> Any:
+        """The messages of a stream until its end, or the first few, with which the caller goes. Raises Failure."""
+        return await self._messages(name, request.SerializeToString(), most, timeout)
+
+    async def _replied(self, name: str, data: bytes, timeout: float | None) -> Any:
+        self.call = call = self._begin(self.channel.unary_unary, name, data, timeout)
+        with _translated(call):
+            reply = await call
+        self.metadata = {str(key): value for key, value in await call.trailing_metadata()}
+        return reply
+
+    async def _messages(self, name: str, data: bytes, most: int, timeout: float | None) -> list[Any]:
+        self.call = call = self._begin(self.channel.unary_stream, name, data, timeout)
+        found: list[Any] = []
+        with _translated(call):
+            while len(found) < most and (message := await call.read()) is not grpc.aio.EOF:
+                found.append(message)
+        if len(found) == most:
+            call.cancel()
+        else:
+            self.metadata = {str(key): value for key, value in await call.trailing_metadata()}
+        return found
+
+    def _begin(self, kind: Any, name: str, data: bytes, timeout: float | None) -> Any:
         method = METHODS[name]
         path = f"/{method.containing_service.full_name}/{name}"
-        send: Any = self.channel.unary_unary(path, None, GetMessageClass(method.output_type).FromString)
-        self.call = call = send(
-            data, metadata=(("authorization", f"Bearer {self.token}"),) if self.token else (), timeout=timeout
-        )
-        try:
-            reply = await call
-        except grpc.aio.AioRpcError as error:
-            raise failure_of(error) from None
-        except asyncio.CancelledError:
-            if not call.cancelled():
-                raise
-            raise Failure("CANCELLED", "", "", {}, {}, [], b"") from None
-        self.metadata = {str(key): str(value) for key, value in await call.trailing_metadata()}
-        return reply
+        send = kind(path, None, GetMessageClass(method.output_type).FromString)
+        return send(data, metadata=(("authorization", f"Bearer {self.token}"),) if self.token else (), timeout=timeout)
+
+
+@contextmanager
+def _translated(call: Any) -> Iterator[None]:
+    """Raises Failure where the call failed."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise failure_of(error) from None
+    except asyncio.CancelledError:
+        if not call.cancelled():
+            raise
+        raise Failure("CANCELLED", "", "", {}, {}, [], b"") from None
 
 
 def failure_of(error: grpc.aio.AioRpcError) -> Failure:
@@ -125,9 +157,15 @@ class Server:
         )
         return Caller(self.channel, token)
 
+    async def published(self, project_id: str) -> None:
+        """Waits until a checkpoint covers every entry that a project has now."""
+        log = await self.admin("GetLog", log_pb2.GetLogRequest(project_id=project_id))
+        whole = log_pb2.GetCheckpointRequest(project_id=project_id, minimum_size=log.size + log.queued)
+        await self.admin("GetCheckpoint", whole)
+
 
 def settings_for(database_url: str, data_dir: Path, **more: str) -> Settings:
-    """Settings of a server on free ports, without the gateway, which takes a while to stop and has its own tests."""
+    """Settings of a server on free ports, without gateway and drain: they take a while and have tests of their own."""
     return load_settings(
         {
             "ANIMUS_DATABASE_URL": database_url,
@@ -136,7 +174,7 @@ def settings_for(database_url: str, data_dir: Path, **more: str) -> Settings:
             "ANIMUS_GATEWAY": "false",
             "ANIMUS_GATEWAY_PORT": "0",
             "ANIMUS_METRICS_PORT": "0",
-            "ANIMUS_DRAIN_SECONDS": "2",
+            "ANIMUS_DRAIN_SECONDS": "0",
             **{f"ANIMUS_{key.upper()}": value for key, value in more.items()},
         }
     )

@@ -16,9 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from animus.domain import access
 from animus.server import add_services
 from animus.service.calls import Calls
+from animus.service.pages import Pages
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
-from animus.v1 import access_pb2, audit_pb2, project_pb2, run_pb2
+from animus.v1 import access_pb2, audit_pb2, log_pb2, project_pb2, run_pb2
 from service.conftest import Caller, Failure, Server, gathered
 from service.requests import create_run, prepare
 
@@ -69,14 +70,51 @@ async def test_every_method_by_every_role(server: Server) -> None:
     assert cells == len(METHODS) * len(access.Role)
 
 
+async def test_the_instance_is_a_project_to_its_log_alone(server: Server) -> None:
+    """`instance` answers as a missing project to whoever has one, and to all in what is no matter of its log."""
+    callers = {role: await server.caller("p", role) for role in ROLES}
+    callers |= {role: await server.caller("system", role) for role in access.Role if role.of_instance}
+    await server.published("instance")
+    answered = set()
+    for name, method in METHODS.items():
+        if "project_id" not in method.input_type.fields_by_name:
+            continue
+        for role, caller in callers.items():
+            instance, missing = await outcome(caller, name, "instance"), await outcome(caller, name, "nowhere1")
+            if role.of_instance and "LogService" in method.containing_service.full_name:
+                assert instance[1] != "PROJECT_UNKNOWN", (name, role)
+                answered |= {name} if instance[0] == "OK" else set()
+            else:
+                one, other = (each[2].replace(b"instance", b"nowhere1") for each in (instance, missing))
+                assert (one, instance[:2]) == (other, missing[:2]), (name, role)
+    assert answered == {"GetLog", "GetCheckpoint", "ListCheckpoints", "GetConsistencyProof"}
+    auditor = callers[access.Role.INSTANCE_AUDITOR]
+    leaf = await auditor("GetEntryBundle", log_pb2.GetEntryBundleRequest(project_id="instance", width=1))
+    assert b"/system/1\n" in leaf.entries
+
+
+async def test_no_project_can_be_the_instance(server: Server) -> None:
+    """Its name is taken, and no token is of it."""
+    project = project_pb2.Project(project_id="instance", display_name="", description="")
+    request = project_pb2.CreateProjectRequest(project_id="instance", request_id="r", project=project)
+    with pytest.raises(Failure) as found:
+        await server.admin("CreateProject", request)
+    assert list(found.value.fields) == ["projectId"]
+    with pytest.raises(Failure) as found:
+        await server.caller("instance", "admin")
+    assert found.value.reason == "PROJECT_UNKNOWN"
+
+
 async def test_a_method_without_a_row_keeps_the_server_from_starting(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The start is refused with the method's name."""
     monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
-    work = UnitOfWork(server.running.engine, lambda: "")
+    served = server.running.log
+    work = UnitOfWork(server.running.engine, lambda: "", served.keyring.seal, served.check_sound)
+    calls = Calls(work, Telemetry(""), 1, served.identity.receipt)
     with pytest.raises(LookupError, match=r"animus\.v1\.RunService/GetRun has no row"):
-        add_services(grpc.aio.server(), work, Calls(work, Telemetry(""), 1), b"k")
+        add_services(grpc.aio.server(), work, calls, Pages(b"k"), served, [])
 
 
 @pytest.mark.parametrize(
@@ -182,25 +220,36 @@ async def test_what_is_done_in_one_project_changes_no_answer_in_another(server: 
     spec_b = await prepare(server.admin, "other")
     run_b = await server.admin("CreateRun", create_run(spec_b, "run", "other"))
     admin_b = await server.caller("other", "admin")
+    known = {
+        "run_id": run_b.run_id,
+        "dataset_id": "data",
+        "direction": 1,
+        "entry_id": run_b.record.audit_entry_id,
+        "width": 1,
+        "first_size": 1,
+    }
 
-    async def reads() -> list[bytes]:
-        found = []
+    async def reads() -> dict[str, bytes]:
+        found = {}
         for name in METHODS:
-            if not name.startswith(("Get", "List")):
+            if not name.startswith(("Get", "List", "Tail", "Export", "Wait")):
                 continue
             request = empty_request(name, "other")
-            for field, value in (("run_id", run_b.run_id), ("dataset_id", "data"), ("direction", 1)):
+            for field, value in known.items():
                 if field in request.DESCRIPTOR.fields_by_name:
                     setattr(request, field, value)
             try:
-                found.append((await admin_b(name, request)).SerializeToString(deterministic=True))
+                found[name] = (await admin_b(name, request)).SerializeToString(deterministic=True)
             except Failure as failure:
-                found.append(failure.raw)
+                found[name] = failure.raw
         return found
 
+    await server.published("other")  # from then on nothing happens in B
     before = await reads()
     spec_a = await prepare(server.admin, "p")
     run_a = await server.admin("CreateRun", create_run(spec_a))
+    assert await reads() == before
+    await server.published("p")
     assert await reads() == before
     with pytest.raises(Failure) as foreign:
         await admin_b("GetRun", run_pb2.GetRunRequest(project_id="other", run_id=run_a.run_id))
