@@ -69,6 +69,7 @@ async def opened(settings: Settings, *, new_key: bool = False) -> AsyncIterator[
             Keyring.create(folder, facts[0].key.value.instance_name)
         keyring = Keyring(folder)
         yield Opened(UnitOfWork(engine, new_id, keyring.seal, lambda: None), store, keyring, folder)
+        await store.hand_over()
 
 
 async def open_epoch(settings: Settings, reason: str, *, new_key: bool) -> int:

@@ -32,7 +32,16 @@ from animus.v1 import audit_pb2, log_pb2, project_pb2
 from service.conftest import METHODS, Failure, failure_of, open_channel, settings_for
 from service.requests import dataset
 
-TABLES = ("audit_entry", "audit_queue", "log_quarantine", "log_lead", "log_state", "log_leaf", "log_tile", "log_checkpoint")
+TABLES = (
+    "audit_entry",
+    "audit_queue",
+    "log_quarantine",
+    "log_lead",
+    "log_state",
+    "log_leaf",
+    "log_tile",
+    "log_checkpoint",
+)
 
 
 def root_of(leaves: list[bytes]) -> bytes:
@@ -236,7 +245,7 @@ async def caught_by_signer(log: Attacked, problem: str) -> None:
     assert leader is not None
 
     async def refused() -> bool:
-        return problem in leader.problem
+        return bool(leader.problem) and problem in leader.problem
 
     await log.until(refused, f"the signer says {problem!r}")
     with pytest.raises(Failure) as found:
@@ -255,11 +264,16 @@ async def caught_by_reader(log: Attacked, problem: str, name: str, request: Mess
 
 EDIT = (
     "UPDATE animus.audit_entry SET document = convert_to(replace(convert_from(document, 'UTF8'),"
-    " '\"principal\":\"admin\"', '\"principal\":\"nobody\"'), 'UTF8') WHERE entry_id = :entry"
+    ' \'"principal":"admin"\', \'"principal":"nobody"\'), \'UTF8\') WHERE entry_id = :entry'
+)
+SWAP = (  # each under its own id with the other's content
+    "UPDATE animus.audit_entry e SET document = convert_to(replace(convert_from(o.document, 'UTF8'), o.entry_id,"
+    " e.entry_id), 'UTF8') FROM animus.audit_entry o"
+    " WHERE (e.entry_id = :entry AND o.entry_id = :other) OR (e.entry_id = :other AND o.entry_id = :entry)"
 )
 COPY_ENTRY = (  # a made-up entry: the bytes of a real one under another id
-    "INSERT INTO animus.audit_entry (project_id, document) SELECT project_id, convert_to(replace("
-    "convert_from(document, 'UTF8'), entry_id, repeat('f', 32)), 'UTF8') FROM animus.audit_entry WHERE entry_id = :entry"
+    "INSERT INTO animus.audit_entry (project_id, document) SELECT project_id, convert_to(replace(convert_from(document,"
+    " 'UTF8'), entry_id, repeat('f', 32)), 'UTF8') FROM animus.audit_entry WHERE entry_id = :entry"
 )
 FORGED = "f" * 32
 
@@ -289,11 +303,16 @@ QUEUED = [
     ),
     (
         "swap two audit entries",
-        ["UPDATE animus.audit_entry e SET document = convert_to(replace(convert_from(o.document, 'UTF8'), o.entry_id,"
-         " e.entry_id), 'UTF8') FROM animus.audit_entry o"
-         " WHERE (e.entry_id = :entry AND o.entry_id = :other) OR (e.entry_id = :other AND o.entry_id = :entry)"],
+        [SWAP],
         ":entry",
         "do not match the hash",
+    ),
+    (
+        "swap two audit entries and their queue rows",
+        [SWAP, "UPDATE animus.audit_queue q SET leaf_hash = e.leaf_hash FROM animus.audit_entry e"
+         " WHERE q.entry_id IN (:entry, :other) AND e.entry_id = q.entry_id"],
+        ":entry",
+        "not written by a server",
     ),
     (
         "insert an audit entry and a queue row",
@@ -366,7 +385,7 @@ async def caught_by_verification(log: Attacked, named: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "animus.cli", "audit", "verify", "--address", log.running.grpc, "--project", "p"),
         *("--token-file", str(log.settings.data_dir / "admin.token"), "--trust-server-key", "--json"),
-        *("--known-heads", str(log.settings.data_dir / "heads.json")),
+        *("--known-heads", str(log.settings.data_dir / "heads.json"), "--wait", "3"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -379,6 +398,7 @@ BUNDLE = log_pb2.GetEntryBundleRequest(project_id="p", index=0, width=6)
 
 # After it is published: (what is done, statements, problem, method, request)
 LOGGED = [
+    ("swap two audit entries", [SWAP], "are not those that were logged", "GetEntryBundle", BUNDLE),
     ("edit an audit entry", [EDIT], "are not those that were logged", "GetEntryBundle", BUNDLE),
     (
         "delete an audit entry",
@@ -420,7 +440,8 @@ LOGGED = [
     ),
     (
         "edit a checkpoint",
-        ["UPDATE animus.log_checkpoint SET note = convert_to(replace(convert_from(note, 'UTF8'), E'\\n6\\n', E'\\n7\\n'),"
+        ["UPDATE animus.log_checkpoint"
+            " SET note = convert_to(replace(convert_from(note, 'UTF8'), E'\\n6\\n', E'\\n7\\n'),"
          " 'UTF8') WHERE project_id = 'p' AND size = 6"],
         "the checkpoint of size 6",
         "GetCheckpoint",
@@ -443,7 +464,8 @@ LOGGED = [
     ),
     (
         "insert a checkpoint",
-        ["INSERT INTO animus.log_checkpoint SELECT project_id, epoch, 99, convert_to(replace(convert_from(note, 'UTF8'),"
+        ["INSERT INTO animus.log_checkpoint"
+            " SELECT project_id, epoch, 99, convert_to(replace(convert_from(note, 'UTF8'),"
          " E'\\n6\\n', E'\\n99\\n'), 'UTF8') FROM animus.log_checkpoint WHERE project_id = 'p' AND size = 6"],
         "the checkpoint of size 99",
         "GetCheckpoint",
@@ -463,7 +485,7 @@ async def test_what_was_logged_answers_as_damaged(
     await log.tamper(*statements, entry=by_index[3], other=by_index[2])
     if method == "GetInclusionProof" and "edit" in done:
         request_ = log_pb2.GetInclusionProofRequest(project_id="p", entry_id=by_index[3])
-    if "project_id: \"instance\"" in str(request_):
+    if 'project_id: "instance"' in str(request_):
         size = await log.one("SELECT size FROM animus.log_state WHERE project_id = 'instance'")
         request_ = log_pb2.GetEntryBundleRequest(project_id="instance", width=size)
     await caught_by_reader(log, problem, method, request_)
@@ -492,6 +514,12 @@ STATE = [
         "insert a state",
         ["INSERT INTO animus.log_state (project_id, size, hashes, fence) VALUES ('q', 2, sha256('x'), 1)"],
         "of q is no extension",
+    ),
+    (
+        "swap two states",
+        ["UPDATE animus.log_state s SET size = o.size, hashes = o.hashes, published_size = 0 FROM animus.log_state o"
+         " WHERE s.project_id IN ('p', 'system') AND o.project_id IN ('p', 'system') AND o.project_id <> s.project_id"],
+        "of p has 1 leaves and 6 were signed",
     ),
     (
         "insert a leaf",
@@ -524,8 +552,8 @@ async def test_what_would_be_signed_next_is_refused(
     """The signer finds it before it signs: at the next growth of the log, or at the start of a server."""
     if restarted:
         await log.stop()
-    elif done == "truncate the tail":
-        problem = "of p"  # whichever of the two ways of refusing comes first
+    elif done in ("truncate the tail", "swap two states"):
+        problem = ""  # whichever of two ways of refusing comes first
     leaves = [*log.honest[:3], hashlib.sha256(b"x").digest(), *log.honest[4:]]
     await log.tamper(
         *statements,
@@ -557,25 +585,70 @@ async def test_what_changes_between_index_and_signature_is_refused(log: Attacked
     await log.nothing_false_is_signed(set())
 
 
-@pytest.mark.parametrize("statement", [
-    "UPDATE animus.log_tile SET hashes = sha256('x') || substr(hashes, 33) WHERE project_id = 'p'",
-    "DELETE FROM animus.log_tile WHERE project_id = 'p'",
-], ids=["edit", "delete"])  # fmt: skip
-async def test_a_tile_that_was_tampered_with_makes_no_false_proof(statement: str, log: Attacked) -> None:
-    """Proofs through it are refused as damaged, and the log goes on truly: nobody signs from tiles."""
-    for _ in range(9):
+TILES = [
+    ("edit", ["UPDATE animus.log_tile SET hashes = sha256('x') || substr(hashes, 33) WHERE project_id = 'p'"]),
+    ("delete", ["DELETE FROM animus.log_tile WHERE project_id = 'p'"]),
+    (
+        "swap",
+        ["UPDATE animus.log_tile t SET hashes = o.hashes, root = o.root FROM animus.log_tile o WHERE t.project_id = 'p'"
+         " AND o.project_id = 'p' AND t.index <> o.index"],
+    ),
+]  # fmt: skip
+
+
+async def grow_to(log: Attacked, size: int) -> None:
+    """Makes changes, many at once, until so many have been promised in all."""
+    while len(log.promised) < size:
         start = len(log.promised)
-        await asyncio.gather(*(log.call("CreateDataset", dataset("p", f"t{start + i}")) for i in range(30)))
-    await log.publish()
-    assert await log.one("SELECT count(*) FROM animus.log_tile WHERE project_id = 'p'") == 1
+        names = [f"t{start + offset}" for offset in range(min(50, size - start))]
+        await asyncio.gather(*(log.call("CreateDataset", dataset("p", name)) for name in names))
+    await log.call("GetCheckpoint", log_pb2.GetCheckpointRequest(project_id="p", minimum_size=size))
+
+
+@pytest.mark.parametrize(("done", "statements"), TILES, ids=[case[0] for case in TILES])
+async def test_a_tile_that_was_tampered_with_makes_no_false_proof(
+    done: str, statements: list[str], log: Attacked
+) -> None:
+    """Proofs through it are refused as damaged, and the log goes on truly: nobody signs from tiles."""
+    await grow_to(log, 515)
+    assert await log.one("SELECT count(*) FROM animus.log_tile WHERE project_id = 'p'") == 2
     await log.remember_honest()
     proof = log_pb2.GetInclusionProofRequest(project_id="p", index=1)
     await log.call("GetInclusionProof", proof)
-    await log.tamper(statement)
+    await log.tamper(*statements)
     await caught_by_reader(log, "", "GetInclusionProof", proof)
     await log.change()
     await log.call("GetCheckpoint", log_pb2.GetCheckpointRequest(project_id="p", minimum_size=len(log.honest) + 1))
     await log.nothing_false_is_signed(set())
+
+
+async def test_a_tile_before_its_time_stops_the_log_when_it_gets_there(log: Attacked) -> None:
+    """A tile put in ahead of the log is no part of it; where the log's own belongs, it is found."""
+    await log.tamper(
+        "INSERT INTO animus.log_tile SELECT 'p', 0, 0, sha256('x'), string_agg(sha256('x'), '')"
+        " FROM generate_series(1, 256)"
+    )
+    with pytest.raises(Failure) as found:
+        await log.call("GetTile", log_pb2.GetTileRequest(project_id="p", level=0, index=0))
+    assert found.value.reason == "TILE_UNKNOWN"
+    await grow_to(log, 250)
+    await log.remember_honest()
+    await asyncio.gather(
+        *(log.call("CreateDataset", dataset("p", f"last{i}")) for i in range(10)), return_exceptions=True
+    )
+    await caught_by_signer(log, "23505")
+    await log.nothing_false_is_signed(set())
+
+
+async def test_a_checkpoint_that_no_signer_remembers_is_refused_at_the_start(log: Attacked) -> None:
+    """More in the database than the signer's state knows of: another signer was at work, or somebody made it up."""
+    await log.stop()
+    await log.tamper(
+        "INSERT INTO animus.log_checkpoint SELECT project_id, epoch, 99, note FROM animus.log_checkpoint"
+        " WHERE project_id = 'p' AND size = 6"
+    )
+    await log.start()
+    await caught_by_signer(log, "a checkpoint of size 99")
 
 
 async def test_a_repaired_entry_gets_its_index_and_a_lost_one_is_given_up_on_the_record(log: Attacked) -> None:
@@ -588,7 +661,9 @@ async def test_a_repaired_entry_gets_its_index_and_a_lost_one_is_given_up_on_the
     await log.start()
     await caught_by_quarantine(log, "do not match", repaired)
     await caught_by_quarantine(log, "do not match", lost)
-    await log.tamper("UPDATE animus.audit_entry SET document = :before WHERE entry_id = :entry", before=before, entry=repaired)
+    await log.tamper(
+        "UPDATE animus.audit_entry SET document = :before WHERE entry_id = :entry", before=before, entry=repaired
+    )
 
     async def in_log() -> bool:
         return bool(await log.one("SELECT count(*) FROM animus.log_leaf WHERE entry_id = :e", e=repaired))
@@ -662,7 +737,7 @@ async def test_a_restored_backup_is_refused_until_a_new_epoch_is_opened(
 
 
 async def test_keys_overlap_and_end_on_the_record(log: Attacked) -> None:
-    """A new key signs beside the old one, which then retires; the last key cannot end; a server keeps to what is said."""
+    """A new key signs beside the old one, which then retires; the last key cannot end; without one nothing starts."""
     await log.stop()
     ((first, _),) = await list_keys(log.settings)
     second = await rotate_key(log.settings)
@@ -686,6 +761,5 @@ async def test_keys_overlap_and_end_on_the_record(log: Attacked) -> None:
     assert [bool(facts.ends) for facts, _ in await list_keys(log.settings)] == [True, False]
     log_key = log.settings.data_dir / "log" / "log.key"
     log_key.unlink()
-    with pytest.raises(StartRefused, match="log.key is missing"):
+    with pytest.raises(StartRefused, match=r"log\.key is missing"):
         await log.start()
-

@@ -100,6 +100,12 @@ class LogStore:
             fence = (await connection.execute(_LEAD, {"holder": self._holder})).scalar_one()
             yield None if fence is None else LogWriter(connection, int(fence))
 
+    async def hand_over(self) -> None:
+        """Ends this server's lease, so that the next need not wait for it to run out."""
+        async with translated(), self._engine.connect() as connection, connection.begin():
+            await connection.execute(_EVERY_PROJECT)
+            await connection.execute(_HAND_OVER, {"holder": self._holder})
+
     async def epoch(self) -> int:
         """The epoch that the instance is in, from 1."""
         async with translated(), self._engine.connect() as connection, connection.begin():
@@ -357,6 +363,7 @@ def _checkpoint(row: Any) -> StoredCheckpoint:
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
 _SCOPE = text("SELECT set_config('animus.project_id', :project_id, true)")
 _LEAD = text("SELECT animus.lead_log(:holder)")
+_HAND_OVER = text("UPDATE animus.log_lead SET renew_time = '-infinity' WHERE holder = :holder")
 _EPOCH = text("SELECT coalesce(max(epoch), 1) FROM animus.log_epoch WHERE log = 'instance'")
 _SYSTEM_RECORDS = (
     "SELECT r.document, r.digest, r.entry_id, e.principal, e.time FROM animus.{table} r"

@@ -5,6 +5,7 @@ of the server and for the changes that it refuses while the log cannot be signed
 """
 
 import asyncio
+import contextlib
 import time
 
 import structlog
@@ -54,10 +55,12 @@ class Leader:
                 pass
 
     async def finish(self) -> None:
-        """Integrates and publishes what there is, so that a server that stops leaves nothing waiting."""
+        """Integrates and publishes what there is, and hands over: a server that stops leaves nothing waiting."""
         self._next_publish = 0.0
         while await self._round():
             self._next_publish = 0.0
+        with contextlib.suppress(Unavailable):
+            await self._store.hand_over()
 
     async def _round(self) -> bool:
         """One round; says whether there is more to integrate at once."""
