@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import Database, create_database
+from contract import METHODS
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import make_url, text
@@ -29,7 +30,7 @@ from animus.domain.log import LogKeyStatus
 from animus.log_operations import end_key, forfeit, list_keys, open_epoch, rotate_key
 from animus.server import Running, StartRefused, run_server
 from animus.v1 import audit_pb2, log_pb2, project_pb2
-from service.conftest import METHODS, Failure, failure_of, open_channel, settings_for
+from service.conftest import Failure, failure_of, open_channel, settings_for
 from service.requests import dataset
 
 TABLES = (
@@ -145,7 +146,7 @@ class Attacked:
         """Waits until the queue is empty."""
 
         async def empty() -> bool:
-            return await self.one("SELECT count(*) FROM animus.audit_queue") == 0
+            return bool(await self.one("SELECT count(*) = 0 FROM animus.audit_queue"))
 
         await self.until(empty, "an empty queue")
 
