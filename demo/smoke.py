@@ -137,6 +137,12 @@ def check_transcript(checks: Checks, shown: Transcript, port: int) -> None:
     )
     changes, entries = shown.first(r"changes (\d+), audit"), shown.first(r"audit entries of them (\d+)")
     checks.check("changes = audit entries", bool(changes) and changes == entries, f"{changes} = {entries}")
+    checks.check("the log verifies", bool(verdict(shown)), verdict(shown))
+
+
+def verdict(shown: Transcript) -> str | None:
+    """What `animus audit verify` said of the log."""
+    return shown.first(r"^ +(SIGNED|CONSISTENT) animus\.demo/demo/1 size \d+ root [0-9a-f]{64}$")
 
 
 def check_alike(checks: Checks, one: Transcript, other: Transcript) -> None:
@@ -148,6 +154,7 @@ def check_alike(checks: Checks, one: Transcript, other: Transcript) -> None:
     made = [[line.split()[:3] for line in each.section("artifacts")] for each in (one, other)]
     checks.check("the artifacts are the same", bool(made[0]) and made[0] == made[1], f"{len(made[0])} digests")
     checks.check("the runs are two", bool(one.run_id) and one.run_id != other.run_id)
+    checks.check("the log goes on from what was verified", verdict(other) == "CONSISTENT", verdict(other))
 
 
 def remaining(folder: Path) -> list[int]:

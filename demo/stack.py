@@ -56,6 +56,7 @@ class Stack:
             "ANIMUS_GRPC_PORT": self.grpc.rpartition(":")[2] or "0",  # the same again: the runner knows it
             "ANIMUS_METRICS_PORT": "0",
             "ANIMUS_LOG_FORMAT": "json",
+            "ANIMUS_LOG_NAME": "animus.demo",
         }
         self._process = launch(
             [sys.executable, "-m", "animus.cli", "serve"],

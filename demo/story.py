@@ -115,6 +115,7 @@ class Story:
         run = self.show_run()
         self.show_lineage(version)
         self.show_audit()
+        self.show_log()
         (self.folder / "run.json").unlink()  # the next demo makes a run of its own
         if run["state"] != "RUN_STATE_SUCCEEDED":
             raise DemoError(f"run {self.run_id} ended {word(run['state'], 'RUN_STATE_')}: see {self.folder}/runs")
@@ -377,6 +378,18 @@ class Story:
         say(f"    changes {len(changes)}, audit entries of them {len(ours)}")
         expect("the changes that the log has entries of", Counter(e["requestId"] for e in ours), Counter(changes))
         self.check_records({entry["entryId"]: entry for entry in entries})
+
+    def show_log(self) -> None:
+        """Verifies the project's log as an auditor would, and keeps its head for the next time."""
+        say("==> audit log: every entry, tile and signed head")
+        server = ("--address", self.stack.grpc, "--token-file", str(self.stack.data / "admin.token"))
+        trust = ("--trust-server-key", "--known-heads", str(self.folder / "known-heads.json"))
+        command = (sys.executable, "-m", "animus.cli", "audit", "verify", "--project", PROJECT, *server, *trust)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode != 0:
+            raise DemoError(f"the log does not verify: {done.stderr.strip()}")
+        for line in done.stdout.splitlines():
+            say(f"    {line}")
 
     def check_records(self, entries: dict[str, Tree]) -> None:
         """Reads back every record that the project lists, and finds its digest in the audit entry that it names."""

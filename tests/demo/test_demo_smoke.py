@@ -38,6 +38,8 @@ GOOD = """\
     used datasets/d/versions/sha256:4444…  the dataset version
 ==> audit: 24 entries in the log of the project
     changes 24, audit entries of them 24
+==> audit log: every entry, tile and signed head
+    CONSISTENT animus.demo/demo/1 size 24 root 5555555555555555555555555555555555555555555555555555555555555555
 ==> demo complete
 """
 
@@ -71,6 +73,7 @@ def test_a_good_transcript_passes_every_check() -> None:
         lambda text: text.replace("…  the dataset version", "…"),
         lambda text: text.replace("of them 24", "of them 23"),
         lambda text: text.replace("    changes 24, audit entries of them 24\n", ""),
+        lambda text: text.replace("    CONSISTENT animus.demo/demo/1", "    INVALID animus.demo/demo/1"),
     ],
 )
 def test_each_thing_that_may_be_wrong_with_a_transcript_is_seen(wrong: Callable[[str], str]) -> None:
@@ -88,7 +91,7 @@ def test_a_demo_that_failed_is_seen() -> None:
     assert checks.failed == 1
 
 
-@pytest.mark.parametrize("part", ["sha256:1111", "sha256:2222", "sha256:3333", "0.97", "run 0"])
+@pytest.mark.parametrize("part", ["sha256:1111", "sha256:2222", "sha256:3333", "0.97", "CONSISTENT", "run 0"])
 def test_a_difference_between_two_demos_is_seen(part: str) -> None:
     """The negative control of the comparison: digests, metrics and artifacts must be equal, the runs must not."""
     checks = Checks()
