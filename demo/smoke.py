@@ -140,7 +140,7 @@ def check_transcript(checks: Checks, shown: Transcript, port: int) -> None:
     checks.check("the log verifies", bool(verdict(shown)), verdict(shown))
 
 
-def verdict(shown: Transcript) -> str | None:
+def verdict(shown: Transcript) -> str:
     """What `animus audit verify` said of the log."""
     return shown.first(r"^ +(SIGNED|CONSISTENT) animus\.demo/demo/1 size \d+ root [0-9a-f]{64}$")
 

@@ -178,6 +178,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(served.growth.stop)
         telemetry = Telemetry(settings.otlp_endpoint)
         stack.callback(telemetry.close)
+        _follow_log(telemetry, served)
         metrics_port = _serve_metrics(stack, telemetry, settings)
         server = grpc.aio.server(
             options=[
@@ -425,6 +426,16 @@ async def _serve_gateway(stack: AsyncExitStack, grpc_address: str, settings: Set
         raise StartRefused(str(error)) from None
     stack.push_async_callback(gateway.stop)
     return f"http://{settings.gateway_host}:{gateway.port}"
+
+
+def _follow_log(telemetry: Telemetry, served: ServedLog) -> None:
+    telemetry.follow(
+        "animus_log_problems", "What is wrong with the logs; 0 when all is well.", lambda: len(served.problems)
+    )
+    if (leader := served.leader) is not None:
+        telemetry.follow("animus_log_leads", "Whether this server writes the logs.", lambda: leader.leads)
+        telemetry.follow("animus_log_integrated", "Entries given an index since the start.", lambda: leader.integrated)
+        telemetry.follow("animus_log_published", "Checkpoints published since the start.", lambda: leader.published)
 
 
 def _serve_metrics(stack: AsyncExitStack, telemetry: Telemetry, settings: Settings) -> int:

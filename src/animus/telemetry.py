@@ -9,13 +9,13 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram as OtelHistogram
@@ -89,6 +89,10 @@ class Telemetry:
                 project=trace.project,
                 principal=trace.principal,
             )
+
+    def follow(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """Shows a value that something else keeps, as it is when it is asked for."""
+        Gauge(name, about, registry=self.registry).set_function(value)
 
     def close(self) -> None:
         """Hands over what was gathered, and waits at most two seconds for each of traces and metrics."""

@@ -38,6 +38,8 @@ class Leader:
         self._next_publish = 0.0
         self.problem = ""  # why nothing can be signed; empty when all is well
         self.leads = False
+        self.integrated = 0  # entries, since the start
+        self.published = 0  # checkpoints, since the start
 
     def publish_soon(self) -> None:
         """Asks for checkpoints ahead of the next second."""
@@ -97,12 +99,13 @@ class Leader:
             taken = await self._integrator.step(writer)
             if due:
                 await self._integrator.step_quarantine(writer)
+        self.integrated += taken
         if fence != self._fence:
             await self._publisher.check_all()
             self._fence = fence
         if due:
             self._next_publish = time.monotonic() + PUBLISH_SECONDS
-            await self._publisher.step()
+            self.published += await self._publisher.step()
         return taken == BATCH
 
     def _say(self, problem: str) -> None:
