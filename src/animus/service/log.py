@@ -18,7 +18,7 @@ from animus.domain.names import INSTANCE_LOG, SYSTEM_PROJECT, check_length, chec
 from animus.domain.note import Key, dump_key, dump_signature_lines, load_signature_lines
 from animus.domain.run import check_random_id
 from animus.domain.tile import WIDTH, Tile, dump_bundle
-from animus.service.calls import Caller, call_of
+from animus.service.calls import Caller, at_path, call_of
 from animus.service.log_growth import LogGrowth
 from animus.service.log_identity import LogIdentity, status_of, vkey_of
 from animus.service.log_leaves import check_place, data_of, missing
@@ -215,7 +215,8 @@ class LogService:
         check_within(request.size, 1, MAX_SIZE, "size")
         if len(request.cosignatures) > MAX_COSIGNATURE_BYTES:
             raise invalid("cosignatures", f"has {len(request.cosignatures)} bytes; {MAX_COSIGNATURE_BYTES} are allowed")
-        lines = load_signature_lines(request.cosignatures)
+        with at_path("cosignatures"):
+            lines = load_signature_lines(request.cosignatures)
         if len(lines) > MAX_COSIGNATURES:
             raise invalid("cosignatures", f"has {len(lines)} lines; {MAX_COSIGNATURES} are allowed")
         project_id = request.project_id
