@@ -159,12 +159,13 @@ class LogService:
         check_within(request.first_size, 0, MAX_SIZE, "firstSize")
         check_within(request.second_size, 0, MAX_SIZE, "secondSize")
 
+        if 0 < request.second_size < request.first_size:
+            raise invalid("firstSize", f"is {request.first_size}: give no more than secondSize, {request.second_size}")
+
         async def query(view: View) -> pb.ConsistencyProof:
             newest, _ = await self._checkpoint(view, 0)
             first, second = request.first_size, request.second_size or newest.size
-            if first > second:
-                raise invalid("firstSize", f"is {first}, and secondSize is {second}: the first is the smaller")
-            if second > newest.size:
+            if max(first, second) > newest.size:
                 raise _too_small(view.project_id, newest.size)
             reply = pb.ConsistencyProof(first_size=first, second_size=second)
             if 0 < first < second:
