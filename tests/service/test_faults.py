@@ -5,6 +5,8 @@ cancelled, as grpc does when the caller goes, while it waits for the answer.
 """
 
 import asyncio
+import contextlib
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -19,11 +21,29 @@ from sqlalchemy.util import await_only
 
 from animus.v1 import run_pb2
 from service.conftest import Caller, Failure, Server
-from service.requests import create_run, event, plan_run, prepare, report, same
+from service.requests import create_run, dataset, event, plan_run, prepare, report, same
 
-# Made once a second by the health check, and by the first call of a token in a second: no part of a change.
-BESIDE = ("SELECT 1", "SELECT * FROM animus.find_token")
+# Made by the first call of a token in a second: no part of a change.
+BESIDE = "SELECT * FROM animus.find_token"
 MODES = ("not stored", "stored but unanswered", "cancelled")
+
+
+class Own:
+    """Tells what calls do from what the server does all the time: keep the log, look after its health.
+
+    Each call has a task of its own, which begins with it.
+    """
+
+    def __init__(self) -> None:
+        self._others: set[asyncio.Task[Any]] = set()
+
+    def begin(self) -> None:
+        """Counts the calls from now on, and nothing that runs already."""
+        self._others = asyncio.all_tasks()
+
+    def is_now(self) -> bool:
+        """Whether it is such a call that runs."""
+        return asyncio.current_task() not in self._others
 
 
 class Faults:
@@ -32,6 +52,7 @@ class Faults:
     def __init__(self, caller: Caller, admin: AsyncConnection) -> None:
         self.caller = caller
         self._admin = admin
+        self._own = Own()
         self._at = 0
         self._mode = ""
         self.seen = 0
@@ -39,12 +60,27 @@ class Faults:
     def arm(self, at: int, mode: str) -> None:
         """Breaks the statement at a place, from 1; 0 breaks none."""
         self._at, self._mode, self.seen = at, mode, 0
+        self._own.begin()
 
-    def before(self, driver_connection: Any) -> bool:
+    def before(self, driver_connection: Any, statement: str) -> bool:
         """Called before a statement or commit; says whether it is to be broken once it has run."""
+        if not self._own.is_now() or statement.startswith(BESIDE):
+            return False
         self.seen += 1
         if self.seen != self._at:
             return False
+        if self._mode == "not stored":
+            await_only(self._terminate(driver_connection))
+        elif self._mode == "cancelled":
+            self.caller.call.cancel()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        return self._mode == "stored but unanswered"
+
+        return self._break(driver_connection)
+
+    def _break(self, driver_connection: Any) -> bool:
         if self._mode == "not stored":
             await_only(self._terminate(driver_connection))
         elif self._mode == "cancelled":
@@ -69,6 +105,45 @@ class Faults:
         await self._admin.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
 
 
+class LogFaults(Faults):
+    """Knows the statements of the task that keeps the log, and breaks the next one of a kind."""
+
+    def __init__(self, caller: Caller, admin: AsyncConnection) -> None:
+        super().__init__(caller, admin)
+        self.met: dict[str, None] = {}  # kinds, in the order in which they came
+        self.broken = asyncio.Event()
+        self._last = ""
+        self._kind = ""
+
+    def arm_kind(self, kind: str, mode: str) -> None:
+        """Breaks the next statement of a kind: its text, or for a commit also what came before it."""
+        self._kind, self._mode = kind, mode
+        self.broken.clear()
+
+    async def breaks(self, seconds: float) -> bool:
+        """Waits until it is broken, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.broken.wait()
+        return self.broken.is_set()
+
+    def before(self, driver_connection: Any, statement: str) -> bool:
+        """As for calls."""
+        task: Any = asyncio.current_task()
+        if task.get_coro().__qualname__ != "Leader.run":
+            return False
+        text = " ".join(statement.split())
+        kind = f"COMMIT after {self._last}" if text == "COMMIT" else text
+        self._last, last = text, self._last
+        if not last and text == "COMMIT":  # of a transaction that had begun
+            return False
+        self.met[kind] = None
+        if kind != self._kind or self.broken.is_set():
+            return False
+        self.broken.set()
+        return self._break(driver_connection)
+
+
 @contextmanager
 def listening(engine: AsyncEngine, faults: Faults) -> Iterator[None]:
     """Lets faults see the statements and commits of an engine."""
@@ -77,14 +152,14 @@ def listening(engine: AsyncEngine, faults: Faults) -> Iterator[None]:
 
     def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         driver = cursor._adapt_connection.driver_connection
-        breaks = not statement.startswith(BESIDE) and faults.before(driver)
+        breaks = faults.before(driver, statement)
         execute(cursor, statement, parameters, context)
         if breaks:
             _broken(faults, cursor._adapt_connection)
 
     def do_commit(connection: Any) -> None:
         driver = connection.driver_connection
-        breaks = faults.before(driver)
+        breaks = faults.before(driver, "COMMIT")
         commit(connection)
         if breaks:
             _broken(faults, connection)
@@ -105,13 +180,27 @@ def _broken(faults: Faults, connection: Any) -> None:
 
 
 @pytest.fixture
-async def faults(server: Server, database: Database) -> AsyncIterator[Faults]:
-    """Faults in the server's own connections."""
+async def faults(server: Server, superuser: AsyncConnection) -> AsyncIterator[Faults]:
+    """Faults in the connections that calls use."""
+    found = Faults(server.admin, superuser)
+    with listening(server.running.engine, found):
+        yield found
+
+
+@pytest.fixture
+async def log_faults(server: Server, superuser: AsyncConnection) -> AsyncIterator[LogFaults]:
+    """Faults in the connections that the log is kept over."""
+    found = LogFaults(server.admin, superuser)
+    with listening(server.running.engine, found):
+        yield found
+
+
+@pytest.fixture
+async def superuser(database: Database) -> AsyncIterator[AsyncConnection]:
+    """The database's superuser."""
     engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
     async with engine.connect() as admin:
-        found = Faults(server.admin, admin)
-        with listening(server.running.engine, found):
-            yield found
+        yield admin
     await engine.dispose()
 
 
@@ -164,6 +253,7 @@ async def test_a_retry_after_any_failure_makes_one_change(
         after = await counts(faults)
         assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 1], (at, before, after)
         await no_open_transaction(faults)
+    await log_is_whole(server, faults)
 
 
 async def test_the_table_sees_a_change_that_is_made_twice(
@@ -175,6 +265,48 @@ async def test_the_table_sees_a_change_that_is_made_twice(
     await server.admin("CreateRun", create_run(spec, "two"))
     after = await counts(faults)
     assert [new - old for new, old in zip(after, before, strict=True)] == [2, 2, 2]
+
+
+async def test_the_log_goes_on_after_any_failure_of_its_own(server: Server, log_faults: LogFaults) -> None:
+    """Each statement and commit that keeps it, lost or unanswered: no entry is lost or doubled, no change refused."""
+    await server.admin("CreateDataset", dataset("p", "first"))
+    await log_is_whole(server, log_faults)
+    (leads,) = [kind for kind in log_faults.met if kind.startswith("SELECT animus.lead_log")]
+    done: list[str] = []
+    while waiting := [kind for kind in log_faults.met if kind not in done]:
+        kind = waiting[0]
+        for mode in MODES[:2] if kind.startswith("COMMIT") else MODES[:1]:
+            log_faults.arm_kind(kind, mode)
+            await server.admin("CreateDataset", dataset("p", f"d{len(done)}-{mode.replace(' ', '-')}"))
+            server.running.log.publish_soon()
+            if not await log_faults.breaks(2):  # made only when the database may be another than before
+                log_faults.arm_kind(leads, "not stored")
+                assert await log_faults.breaks(20)
+                log_faults.arm_kind(kind, mode)
+                assert await log_faults.breaks(20), kind
+        done.append(kind)
+    tables = {table for kind in done for table in re.findall(r"(?:INTO|FROM|UPDATE) animus\.([a-z_]+)", kind)}
+    assert tables >= {"audit_queue", "log_state", "log_leaf", "log_tile", "log_checkpoint", "log_quarantine"}
+    await log_is_whole(server, log_faults)
+
+
+async def log_is_whole(server: Server, faults: Faults) -> None:
+    """Waits until all is published: each entry has one index, and no index is left out."""
+    for project_id in ("p", "system", "instance"):
+        await server.published(project_id)
+    assert server.running.log.leader is not None
+    assert server.running.log.leader.problem == ""
+    row = await faults.one(
+        "SELECT (SELECT count(*) FROM animus.audit_queue) AS queued,"
+        " (SELECT count(*) FROM animus.log_quarantine) AS aside,"
+        " (SELECT count(*) FROM animus.audit_entry) AS entries,"
+        " (SELECT count(*) FROM animus.log_leaf"
+        "   JOIN animus.audit_entry USING (project_id, entry_id, leaf_hash)) AS leaves,"
+        " (SELECT count(*) FROM (SELECT FROM animus.log_leaf GROUP BY project_id"
+        "   HAVING count(*) <> max(index) + 1 OR min(index) <> 0) AS sparse) AS sparse"
+    )
+    assert (row.queued, row.aside, row.sparse) == (0, 0, 0)
+    assert row.leaves == row.entries
 
 
 async def counts(faults: Faults) -> list[int]:
