@@ -2,7 +2,6 @@
 
 import asyncio
 
-from animus.domain.errors import Unavailable
 from animus.store.log import LogStore
 
 LOOK_SECONDS = 0.1
@@ -44,7 +43,7 @@ class LogGrowth:
         while self._waiting:
             try:
                 sizes = await self._store.published_sizes(sorted({project for project, _, _ in self._waiting.values()}))
-            except Unavailable as error:
+            except Exception as error:  # whatever it is, those who wait learn of it: nobody looks for them any more
                 for reached in list(self._waiting):
                     if not reached.done():
                         reached.set_exception(error)
