@@ -251,23 +251,34 @@ class Calls:
                 async with asyncio.timeout(self._timeout_seconds):
                     request, caller = await admit(data, served)
                 checked = time.monotonic()
-                messages = serve(request, caller)
-                while (message := await self._next(messages)) is not None:
-                    yield message.SerializeToString()
-                    if time.monotonic() > checked + STREAM_IDENTITY_SECONDS:
+
+                async def check() -> None:
+                    nonlocal checked
+                    if time.monotonic() >= checked + STREAM_IDENTITY_SECONDS:
                         await self._identity.principal(served.metadata)
                         checked = time.monotonic()
 
+                messages = serve(request, caller)
+                while (message := await self._next(messages, check)) is not None:
+                    yield message.SerializeToString()
+
         return answer
 
-    async def _next(self, messages: AsyncIterator[Message]) -> Message | None:
-        """The next message of a stream, or None at its end. Raises Unavailable as soon as the server shuts down."""
+    async def _next(self, messages: AsyncIterator[Message], check: Callable[[], Awaitable[None]]) -> Message | None:
+        """The next message of a stream, or None at its end. Raises Unavailable as soon as the server shuts down.
+
+        `check` is called before a message is handed over, and now and then while there is none; what it raises passes.
+        """
         coming = asyncio.ensure_future(anext(messages, None))
         draining = asyncio.ensure_future(self._draining.wait())
         try:
-            await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise _draining()
+            while not coming.done():
+                await asyncio.wait(
+                    {coming, draining}, timeout=STREAM_IDENTITY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if draining.done() and not coming.done():
+                    raise _draining()
+                await check()
             return coming.result()
         finally:
             for task in (coming, draining):
