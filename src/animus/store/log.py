@@ -341,7 +341,7 @@ class LogRows:
         """The same as `leaves` for a project, and whether each entry meets the conditions; if not, without bytes.
 
         `where` may hold principal, action, resource, start_time (that or later) and end_time (before it). An entry
-        whose bytes are gone meets any.
+        whose bytes are gone, or are not those that were logged, meets any.
         """
         wanted = {name: where.get(name, "") for name in ("principal", "action", "resource", "start_time", "end_time")}
         rows = await self._rows(_FILTERED_LEAVES, first=first, end=end, **wanted)
@@ -529,18 +529,19 @@ _LEAVES = text(
     " LEFT JOIN animus.audit_entry e ON e.project_id = l.project_id AND e.entry_id = l.entry_id"
     " WHERE l.project_id = :project_id AND l.index >= :first AND l.index < :end ORDER BY l.index"
 )
+# The conditions are asked of bytes that hash to the leaf: neither a changed column nor a changed entry hides itself.
 _FILTERED_LEAVES = text(
     """
     SELECT l.index, l.entry_id, l.leaf_hash, CASE WHEN m.meets THEN e.document END AS document, m.meets
     FROM animus.log_leaf l
     LEFT JOIN animus.audit_entry e ON e.project_id = l.project_id AND e.entry_id = l.entry_id
     CROSS JOIN LATERAL (
-      SELECT e.document IS NULL OR (
-        (:principal = '' OR e.principal = :principal)
+      SELECT e.document IS NULL OR sha256(CAST('\\x00' AS bytea) || e.document) <> l.leaf_hash OR (
+        (:principal = '' OR animus.field(e.document, 'principal') = :principal)
         AND (:action = '' OR animus.field(e.document, 'action') = :action)
-        AND (:resource = '' OR e.resource = :resource)
-        AND (:start_time = '' OR e.time >= :start_time)
-        AND (:end_time = '' OR e.time < :end_time)) AS meets
+        AND (:resource = '' OR animus.field(e.document, 'resource') = :resource)
+        AND (:start_time = '' OR animus.field(e.document, 'time') COLLATE "C" >= :start_time)
+        AND (:end_time = '' OR animus.field(e.document, 'time') COLLATE "C" < :end_time)) AS meets
     ) AS m
     WHERE l.project_id = :project_id AND l.index >= :first AND l.index < :end ORDER BY l.index
     """
