@@ -27,7 +27,7 @@ from animus.codec import encode, sha256
 from animus.config import Settings
 from animus.domain.access import METHODS, Principal, Role, Token
 from animus.domain.document import seal
-from animus.domain.errors import Conflict, Invalid, Unavailable
+from animus.domain.errors import Invalid, Unavailable
 from animus.domain.log import FIRST_EPOCH, LogKey, LogKeyStatus, check_instance_name, unsound
 from animus.domain.names import SYSTEM_PROJECT, format_time, project_name
 from animus.domain.note import Key
@@ -81,6 +81,10 @@ STREAM_SECONDS = 0.5  # for open health and reflection streams, which would hold
 log = structlog.get_logger("animus.server")
 
 
+class _Founded(Exception):
+    """Another server has made the instance."""
+
+
 class StartRefused(RuntimeError):
     """The server will not start: one line that says why and what to change."""
 
@@ -124,6 +128,11 @@ class ServedLog:
         found = await self.store.problems()
         if self.leader is not None and self.leader.problem:
             found.insert(0, self.leader.problem)
+        if self.leader is None:  # a leader takes up another key itself
+            try:
+                self.keyring.reload()
+            except KeyringError as error:
+                found.insert(0, str(error))
         self.problems = tuple(found)
 
 
@@ -287,7 +296,7 @@ async def open_log(engine: AsyncEngine, settings: Settings, data_dir: Path) -> t
     store = LogStore(engine, f"{os.uname().nodename}/{os.getpid()}/{new_id()}")
     try:
         if not await store.keys():
-            keyring = await _found_instance(engine, folder, settings.log_name, data_dir / "admin.token")
+            keyring = await _found_instance(engine, store, folder, settings.log_name, data_dir / "admin.token")
         else:
             keyring = Keyring(folder)
         await _check_keys(keyring, store)
@@ -304,11 +313,11 @@ async def open_log(engine: AsyncEngine, settings: Settings, data_dir: Path) -> t
     return served, UnitOfWork(engine, new_id, keyring.seal, served.check_sound)
 
 
-async def _found_instance(engine: AsyncEngine, folder: Path, name: str, token_file: Path) -> Keyring:
+async def _found_instance(engine: AsyncEngine, store: LogStore, folder: Path, name: str, token_file: Path) -> Keyring:
     """Makes the key, the signer's state and the first token of an instance.
 
     Files are written before the database knows of them, so that no crash leaves a key or a token that nobody has. Of
-    several servers that start at once one registers what it made, and the others remove theirs.
+    several servers that start at once one registers what it found or made, and the others remove what only they have.
     """
     if name:
         try:
@@ -320,7 +329,9 @@ async def _found_instance(engine: AsyncEngine, folder: Path, name: str, token_fi
     if not state.exists():
         SignerState.create(state, FIRST_EPOCH)
     work = UnitOfWork(engine, new_id, keyring.seal, lambda: None)
-    if not await make_first_token(work, token_file, keyring) and new:
+    await make_first_token(work, token_file, keyring)
+    registered = {facts.key.value.public_key for facts in await store.keys()}
+    if new and keyring.public_keys[0] not in registered:  # it is, if the server that was first shares this folder
         keyring.path.unlink()
         state.unlink()
     return Keyring(folder)
@@ -340,8 +351,8 @@ async def _check_keys(keyring: Keyring, store: LogStore) -> None:
             raise StartRefused(f"{keyring.path} holds the key {public_key}, which is {status_of(found)}: take it out")
 
 
-async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> bool:
-    """Creates the system project with the first admin token and the log's key; whether it was this server that did."""
+async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> None:
+    """Creates the system project with the first admin token and the log's key, unless another server has done so."""
     new, token = _kept_secret(path, lambda: f"animus_{SYSTEM_PROJECT}_{secrets.token_urlsafe(32)}")
     token_digest = sha256(token.encode())
     principal = Principal("bootstrap", Role.INSTANCE_ADMIN, SYSTEM_PROJECT)
@@ -350,7 +361,7 @@ async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> bo
 
     async def decide(view: View) -> Change:
         if view.project_known:
-            raise Conflict("PROJECT_EXISTS", "the instance has its first token", name=project_name(SYSTEM_PROJECT))
+            raise _Founded
         expires = datetime.fromisoformat(view.time) + timedelta(days=FIRST_TOKEN_DAYS)
         token = Token(token_digest, "admin", Role.INSTANCE_ADMIN, format_time(expires.astimezone(UTC)))
         reply = encode(project, project_pb2.Project())
@@ -358,14 +369,14 @@ async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> bo
         return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), records, (), reply)
 
     request = json.dumps({"tokenDigest": token_digest, "publicKey": key.public_key}).encode()
-    call = Call("animus.bootstrap", SYSTEM_PROJECT, principal, "first-token", False, request)
+    # No two servers have one request_id, unless they have one token and one key: nothing of this is ever refused and
+    # audited, which it would be under a key that the instance may not have.
+    call = Call("animus.bootstrap", SYSTEM_PROJECT, principal, f"first-token-{sha256(request)[-32:]}", False, request)
     try:
         await work.change(call, decide, creates_project=True)
-    except Conflict:
+    except _Founded:
         if new:
             _remove(path)
-        return False
-    return True
 
 
 async def _watch(
