@@ -24,7 +24,7 @@ from animus.server import Running, run_server
 from animus.v1 import access_pb2, log_pb2, project_pb2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: an exception on its way is changed
 class Failure(Exception):
     """A status other than OK, with its details unpacked."""
 
