@@ -147,13 +147,14 @@ async def test_refusals_to_start_are_one_clear_line(database: Database, tmp_path
     """Superuser, owner, a taken port, an open bind, a wrong setting: exit 1 and the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken, closed_port() as unused:
         port = str(taken.getsockname()[1])
+        service = {"database_url": database.service_url, "log_dir": str(tmp_path / "log")}
         cases = {
             "superuser": {"database_url": database.admin_url},
             "owns": {"database_url": database.owner_url},
-            f"port {port} on 127.0.0.1 is taken": {"database_url": database.service_url, "grpc_port": port},
-            "ANIMUS_GATEWAY_PORT": {"database_url": database.service_url, "gateway_port": port},
-            "ANIMUS_METRICS_PORT": {"database_url": database.service_url, "metrics_port": port},
-            "0.0.0.0 is not loopback": {"database_url": database.service_url, "grpc_host": "0.0.0.0"},
+            f"port {port} on 127.0.0.1 is taken": {**service, "grpc_port": port},
+            "ANIMUS_GATEWAY_PORT": {**service, "gateway_port": port},
+            "ANIMUS_METRICS_PORT": {**service, "metrics_port": port},
+            "0.0.0.0 is not loopback": {**service, "grpc_host": "0.0.0.0"},
             "ANIMUS_POOL_SIZE": {"pool_size": "many"},
             "the database refuses the login": {"database_url": database.service_url.replace("service:", "service:x")},
             "the database does not answer": {"database_url": f"postgresql://a:b@127.0.0.1:{unused}/c"},
@@ -182,7 +183,7 @@ async def test_migrate_takes_a_plain_url_and_says_what_it_applied(empty_database
         command = [sys.executable, "-m", "animus.cli", "migrate"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
-    for said in ("applied 0001\n", "nothing to apply\n"):
+    for said in ("applied 0001, 0002\n", "nothing to apply\n"):
         done = await asyncio.to_thread(migrate, ANIMUS_OWNER_DATABASE_URL_FILE=str(url))
         assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     done = await asyncio.to_thread(migrate)

@@ -33,6 +33,7 @@ def serve(gateway: bool = typer.Option(True, help="Serve HTTP/JSON in this proce
     from animus.store.embedded import EmbeddedError
     from animus.store.engine import LoginRefused
     from animus.store.guard import UnsafeDatabase
+    from animus.store.migrate import MigrationRefused
     from animus.telemetry import configure_logs
 
     settings = _settings()
@@ -41,7 +42,7 @@ def serve(gateway: bool = typer.Option(True, help="Serve HTTP/JSON in this proce
         settings = settings.model_copy(update={"gateway": False})
     try:
         uvloop.run(run(settings))
-    except (StartRefused, EmbeddedError, LoginRefused, Unavailable, UnsafeDatabase) as error:
+    except (StartRefused, EmbeddedError, LoginRefused, MigrationRefused, Unavailable, UnsafeDatabase) as error:
         _fail(str(error))
 
 
@@ -52,6 +53,7 @@ def migrate() -> None:
 
     from animus.domain.errors import Unavailable
     from animus.store.engine import LoginRefused
+    from animus.store.migrate import MigrationRefused
     from animus.store.migrate import migrate as apply
 
     url = _settings().owner_database_url.get_secret_value()
@@ -61,7 +63,7 @@ def migrate() -> None:
         applied = asyncio.run(apply(url))
     except ValueError as error:
         _fail(f"ANIMUS_OWNER_DATABASE_URL {error}")
-    except (LoginRefused, Unavailable) as error:
+    except (LoginRefused, MigrationRefused, Unavailable) as error:
         _fail(str(error))
     typer.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
 

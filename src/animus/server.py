@@ -171,7 +171,10 @@ def add_services(
 
 @asynccontextmanager
 async def run_server(settings: Settings) -> AsyncIterator[Running]:
-    """A server for as long as the context lasts. Raises StartRefused, EmbeddedError or UnsafeDatabase."""
+    """A server for as long as the context lasts.
+
+    Raises StartRefused, EmbeddedError, LoginRefused, MigrationRefused, Unavailable or UnsafeDatabase.
+    """
     for host in (settings.grpc_host, settings.gateway_host, settings.metrics_host):
         if not settings.insecure_bind and not _is_loopback(host):
             raise StartRefused(

@@ -14,7 +14,7 @@ import pytest
 from conftest import Database
 from sqlalchemy.exc import DBAPIError
 
-from animus.store.migrate import current, head, locate, migrate
+from animus.store.migrate import MigrationRefused, current, head, locate, migrate
 
 ENTRY = (
     '{"entryId":"e","outcome":"accepted","principal":"admin","projectId":"p","resource":"projects/p",'
@@ -150,8 +150,17 @@ async def test_a_database_with_entries_from_before_the_log_is_refused(empty_data
     await migrate(url, "0001")
     insert = f"INSERT INTO animus.audit_entry (project_id, document) VALUES ('p', '\\x{ENTRY.encode().hex()}')"
     assert await rows(empty_database, insert) == []
-    with pytest.raises(DBAPIError, match="this database was made before the log was: start with a new one"):
+    with pytest.raises(MigrationRefused, match=r"^this database was made before the log was: start with a new one$"):
         await migrate(url)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "ANIMUS_OWNER_DATABASE_URL": url,
+    }
+    command = [sys.executable, "-m", "animus.cli", "migrate"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    said = "animus: this database was made before the log was: start with a new one\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
     assert await current(url) == "0001"
     assert await rows(empty_database, "SELECT count(*) FROM animus.audit_entry") == [1]
 

@@ -13,11 +13,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 import animus
-from animus.store.engine import driver_url, translated
+from animus.store.engine import driver_url, sqlstate, translated
+
+REFUSED = "P0001"  # SQLSTATE of what a revision raises itself
+
+
+class MigrationRefused(RuntimeError):
+    """A revision does not go on from what the database holds; the text is one line that says why and what to do."""
 
 
 def locate() -> Path:
@@ -40,8 +47,8 @@ def head(directory: Path | None = None) -> str:
 async def migrate(owner_url: str, revision: str = "head", *, directory: Path | None = None) -> list[str]:
     """Applies the revisions up to the given one, as the database's owner, and returns those applied, oldest first.
 
-    Waits for another process that migrates the same database. Driver errors pass through; the revisions before the
-    failing one stay applied.
+    Waits for another process that migrates the same database. Raises MigrationRefused where a revision refuses; driver
+    errors pass through. The revisions before the failing one stay applied.
     """
     config = _config(directory)
     applied: list[str] = []
@@ -54,6 +61,10 @@ async def migrate(owner_url: str, revision: str = "head", *, directory: Path | N
     try:
         async with translated(), engine.connect() as connection:
             await connection.run_sync(upgrade)
+    except DBAPIError as error:
+        if sqlstate(error) != REFUSED or error.orig is None:
+            raise
+        raise MigrationRefused(str(error.orig.__cause__)) from None
     finally:
         await engine.dispose()
     return applied
