@@ -1,6 +1,8 @@
-"""The first start of an instance, by several servers at once: one makes it, and the others find it or give way."""
+"""How a server starts on its log: first of several at once, and later only with the key that the database knows."""
 
 import asyncio
+import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from conftest import Database
 from sqlalchemy import make_url
 
 from animus.server import StartRefused, run_server
+from animus.signing import dump_signing_key, generate_signing_key
 from animus.v1 import log_pb2, project_pb2
 from service.conftest import Caller, open_channel, settings_for
 
@@ -108,3 +111,70 @@ async def test_a_late_server_with_a_key_of_its_own_gives_way_and_leaves_nothing(
         await admin("GetCheckpoint", whole)
         log = await admin("GetLog", log_pb2.GetLogRequest(project_id="system"))
         assert (log.published_size, list(log.problems)) == (1, [])
+
+
+async def test_settings_of_the_log_that_mean_nothing_are_refused_by_name(database: Database, tmp_path: Path) -> None:
+    """Each is named in one line, before anything is made in the instance's name."""
+    (tmp_path / "policy").write_text("witness w\n")
+    cases = [
+        ("ANIMUS_LOG_NAME: is no name", {"log_name": "Animus Example"}),
+        ("ANIMUS_LOG_POLICY_FILE: ", {"log_policy_file": str(tmp_path / "policy")}),
+        ("ANIMUS_LOG_POLICY_FILE: .*No such file", {"log_policy_file": str(tmp_path / "none")}),
+    ]
+    for said, settings in cases:
+        with pytest.raises(StartRefused, match=said) as found:
+            async with run_server(settings_for(database.service_url, tmp_path / "data", **settings)):
+                pass
+        assert "\n" not in str(found.value)
+    assert list(tmp_path.rglob("log.key")) == []
+
+
+async def test_a_server_starts_only_with_the_key_of_its_log(database: Database, tmp_path: Path) -> None:
+    """Without it, with that of another instance, or with one that others can read it does not start; then it does."""
+    data_dir = tmp_path / "data"
+    key = data_dir / "log" / "log.key"
+    settings = settings_for(database.service_url, data_dir, log_name="animus.example")
+    async with run_server(settings):
+        pass
+    kept = key.read_text()
+
+    def another() -> None:
+        key.write_text(dump_signing_key(generate_signing_key("animus.example", secrets.token_bytes)) + "\n")
+
+    cases = [
+        (r"log\.key is missing", key.unlink),
+        ("is not the key of this instance's log", another),
+        ("can be read by others: chmod 600", lambda: key.chmod(0o640)),
+    ]
+    for said, spoil in cases:
+        spoil()
+        with pytest.raises(StartRefused, match=said) as found:
+            async with run_server(settings):
+                pass
+        assert "\n" not in str(found.value)
+        assert kept.strip() not in str(found.value)
+        key.unlink(missing_ok=True)
+        key.write_text(kept)
+        key.chmod(0o600)
+    async with run_server(settings):
+        pass
+
+
+async def test_a_server_without_the_signers_state_takes_changes_and_signs_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    """What it wrote waits for a server that has the state: no second one is made for a log that was signed."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    async with admin_of(database.service_url, first, first):
+        pass
+    (second / "log").mkdir(parents=True)
+    shutil.copy(first / "log" / "log.key", second / "log" / "log.key")
+    project = project_pb2.Project(project_id="p", display_name="", description="")
+    create = project_pb2.CreateProjectRequest(project_id="p", request_id="r", project=project)
+    async with admin_of(database.service_url, second, first) as admin:
+        await admin("CreateProject", create)
+        log = await admin("GetLog", log_pb2.GetLogRequest(project_id="p"))
+        assert (log.size, log.published_size, log.queued) == (0, 0, 1)
+    assert [path.name for path in (second / "log").iterdir()] == ["log.key"]
+    async with admin_of(database.service_url, first, first) as admin:
+        await admin("GetCheckpoint", log_pb2.GetCheckpointRequest(project_id="p", minimum_size=1))
