@@ -151,6 +151,7 @@ def _run(operation: Coroutine[Any, Any, Result]) -> Result:
     from animus.store.embedded import EmbeddedError
     from animus.store.engine import LoginRefused
     from animus.store.guard import UnsafeDatabase
+    from animus.store.migrate import MigrationRefused
     from animus.store.signer_state import SignerStateError
 
     with errors():
@@ -160,5 +161,7 @@ def _run(operation: Coroutine[Any, Any, Result]) -> Result:
             fail(CONFLICT, str(error))
         except Unavailable as error:
             fail(UNAVAILABLE, error.message)
-        except (EmbeddedError, KeyringError, LoginRefused, SignerStateError, StartRefused, UnsafeDatabase) as error:
+        except (EmbeddedError, KeyringError, LoginRefused, MigrationRefused) as error:
+            fail(ERROR, str(error))
+        except (SignerStateError, StartRefused, UnsafeDatabase) as error:
             fail(ERROR, str(error))
