@@ -161,7 +161,8 @@ def _run(operation: Coroutine[Any, Any, Result]) -> Result:
             fail(CONFLICT, str(error))
         except Unavailable as error:
             fail(UNAVAILABLE, error.message)
-        except (EmbeddedError, KeyringError, LoginRefused, MigrationRefused) as error:
-            fail(ERROR, str(error))
-        except (SignerStateError, StartRefused, UnsafeDatabase) as error:
+        except (
+            *(EmbeddedError, LoginRefused, MigrationRefused, StartRefused, UnsafeDatabase),
+            *(KeyringError, SignerStateError),
+        ) as error:
             fail(ERROR, str(error))
