@@ -12,6 +12,7 @@ from animus.v1 import (
     environment_pb2,
     lineage_pb2,
     pipeline_pb2,
+    project_pb2,
     run_pb2,
     runtime_pb2,
 )
@@ -34,6 +35,7 @@ from service.requests import (
     two_steps,
     version,
 )
+from service.shared import held
 
 
 async def test_the_same_version_registered_again_is_the_version_that_is_there(server: Server) -> None:
@@ -134,6 +136,7 @@ async def test_metrics_are_points_that_stand(server: Server) -> None:
 async def test_the_audit_log_holds_what_it_shows(server: Server) -> None:
     """Every entry's bytes hash to its leaf, name each record's digest, and are found by id and by resource."""
     run = await server.admin("CreateRun", create_run(await prepare(server.admin)))
+    await server.published("p")
     entries = await server.admin("ListAuditEntries", audit_pb2.ListAuditEntriesRequest(project_id="p", page_size=2))
     seen = list(entries.audit_entries)
     while entries.next_page_token:
@@ -143,6 +146,7 @@ async def test_the_audit_log_holds_what_it_shows(server: Server) -> None:
         )
         seen += entries.audit_entries
     assert len({entry.entry_id for entry in seen}) == len(seen) == 6
+    assert [entry.index for entry in seen] == list(range(6))
     for entry in seen:
         assert entry.leaf_hash == hashlib.sha256(b"\x00" + entry.document).hexdigest()
         request = audit_pb2.GetAuditEntryRequest(project_id="p", entry_id=entry.entry_id)
@@ -156,6 +160,25 @@ async def test_the_audit_log_holds_what_it_shows(server: Server) -> None:
     with pytest.raises(Failure) as found:
         await server.admin("GetAuditEntry", audit_pb2.GetAuditEntryRequest(project_id="p", entry_id="0" * 32))
     assert found.value.reason == "AUDIT_ENTRY_UNKNOWN"
+
+
+async def test_an_entry_has_no_index_until_the_log_gives_it_one(server: Server) -> None:
+    """Absent, which is not 0, in the list and alone; the first entry of a log has 0."""
+    other = project_pb2.Project(project_id="other", display_name="", description="")
+    async with held(server):
+        await server.admin(
+            "CreateProject", project_pb2.CreateProjectRequest(project_id="other", request_id="r", project=other)
+        )
+        listing = audit_pb2.ListAuditEntriesRequest(project_id="other")
+        (waiting,) = (await server.admin("ListAuditEntries", listing)).audit_entries
+        request = audit_pb2.GetAuditEntryRequest(project_id="other", entry_id=waiting.entry_id)
+        assert same(waiting, await server.admin("GetAuditEntry", request))
+        assert not waiting.HasField("index")
+    await server.published("other")
+    logged = await server.admin("GetAuditEntry", request)
+    assert (logged.HasField("index"), logged.index) == (True, 0)
+    logged.ClearField("index")
+    assert same(logged, waiting)
 
 
 async def test_lineage_says_when_it_leaves_something_out(server: Server) -> None:

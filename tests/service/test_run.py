@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from animus.v1 import audit_pb2, lineage_pb2, run_pb2, runtime_pb2
+from animus.v1 import audit_pb2, lineage_pb2, log_pb2, run_pb2, runtime_pb2
 from service.conftest import Failure, Server, gathered
 from service.requests import (
     ONE,
@@ -22,7 +22,7 @@ from service.requests import (
 
 
 async def test_a_run_goes_from_specs_to_success(server: Server) -> None:
-    """The whole path: create, plan, report, derived state, artifacts, lineage, audit."""
+    """The whole path: create, plan, report, derived state, artifacts, lineage, audit, and its log."""
     run_id = await planned_run(server)
     call = server.admin
     reply = await call("ReportStepEvents", report(run_id, event("first", 1, "STARTED")))
@@ -61,6 +61,12 @@ async def test_a_run_goes_from_specs_to_success(server: Server) -> None:
         "run.report_step_events",
         "run.register_artifacts",
         "run.report_step_events",
+    ]
+    waited = log_pb2.WaitForInclusionRequest(project_id="p", entry_id=entries.audit_entries[-1].entry_id)
+    assert (await call("WaitForInclusion", waited)).index == 9
+    tailed = await call.stream("TailAuditEntries", audit_pb2.TailAuditEntriesRequest(project_id="p"), most=10)
+    assert [(entry.index, entry.entry_id) for entry in tailed] == [
+        (index, entry.entry_id) for index, entry in enumerate(entries.audit_entries)
     ]
 
 
@@ -267,10 +273,10 @@ async def test_reports_on_one_run_at_once_are_all_judged(server: Server) -> None
 
 
 async def counts(server: Server) -> list[int]:
-    """Rows of the tables that a run writes to."""
-    tables = ("audit_entry", "audit_queue", "idempotency", "run", "run_spec", "execution_plan", "lineage_edge")
+    """Rows of the tables that a run writes to; an entry is in the queue or in the log, whichever it has come to."""
+    tables = ("audit_entry", "idempotency", "run", "run_spec", "execution_plan", "lineage_edge")
+    logged = "(SELECT count(*) FROM animus.audit_queue) + (SELECT count(*) FROM animus.log_leaf)"
+    columns = [logged, *(f"(SELECT count(*) FROM animus.{table})" for table in tables)]
     async with server.running.engine.connect() as connection, connection.begin():
         await connection.execute(text("SELECT set_config('animus.project_id', 'p', true)"))
-        return [
-            (await connection.execute(text(f"SELECT count(*) FROM animus.{table}"))).scalar_one() for table in tables
-        ]
+        return list((await connection.execute(text(f"SELECT {', '.join(columns)}"))).one())
