@@ -115,7 +115,7 @@ async def metered(socket_dir: str, meter: Meter) -> AsyncIterator[str]:
             yield directory
 
 
-def _process(said: bytes) -> list[int]:
+def _process(said: bytearray) -> list[int]:
     """The process that serves a connection, once it has said so: in a message of type K, as the login ends."""
     at = 0
     while at + 9 <= len(said):
@@ -279,7 +279,7 @@ async def test_each_change_costs_what_the_golden_file_says(metered_server: Serve
         for _ in range(3):  # each connection prepares each statement once
             requests = [await calls.request(method) for _ in range(2)]
             await asyncio.gather(*(metered_server.admin(method, request) for request in requests))
-        costs = []
+        costs: list[tuple[int, list[str]]] = []
         async with asyncio.timeout(20):
             while len(costs) < 5:
                 request = await calls.request(method)
