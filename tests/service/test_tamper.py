@@ -551,10 +551,12 @@ async def test_what_would_be_signed_next_is_refused(
     done: str, statements: list[str], problem: str, restarted: bool, log: Attacked
 ) -> None:
     """The signer finds it before it signs: at the next growth of the log, or at the start of a server."""
+    grows = problem == "23505" or not restarted
+    either = ("edit the size of a state", "delete a state") if restarted else ("truncate the tail", "swap two states")
+    if done in either:
+        problem = ""  # whichever of two ways of refusing comes first
     if restarted:
         await log.stop()
-    elif done in ("truncate the tail", "swap two states"):
-        problem = ""  # whichever of two ways of refusing comes first
     leaves = [*log.honest[:3], hashlib.sha256(b"x").digest(), *log.honest[4:]]
     await log.tamper(
         *statements,
@@ -563,7 +565,7 @@ async def test_what_would_be_signed_next_is_refused(
     )
     if restarted:
         await log.start()
-    if problem == "23505" or not restarted:
+    if grows:
         try:
             await log.call("CreateDataset", dataset("p", "growth"))
         except Failure as failure:
