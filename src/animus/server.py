@@ -401,6 +401,10 @@ async def _watch(
             ready = not served.problems
         except Unavailable:
             ready = False
+        except Exception:  # a defect, or a grant that is gone: neither may end this task unseen
+            ready = False
+            if serving:
+                log.exception("what is wrong with the log cannot be told")
         if served.problems != said:
             said = served.problems
             for problem in said:
