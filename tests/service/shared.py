@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import create_database, drop_database
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
 from animus.server import run_server
+from animus.service import log_growth
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import environment_pb2, log_pb2
 from animus.workers import leader as leading
@@ -38,11 +40,16 @@ async def served(
 
 @asynccontextmanager
 async def serving(url: str, data_dir: Path, **settings: str) -> AsyncIterator[Server]:
-    """A server on a database that is there."""
+    """A server on a database that is there; it looks after its log more often than others, so that tests wait less."""
     found = settings_for(url, data_dir, **{"log_name": "animus.example", **settings})
+    often = pytest.MonkeyPatch()
+    often.setattr(leading, "INTEGRATE_SECONDS", 0.02)
+    often.setattr(leading, "FOLLOW_SECONDS", 0.1)
+    often.setattr(log_growth, "LOOK_SECONDS", 0.02)
     async with run_server(found) as running, open_channel(running.grpc) as channel:
         token = (data_dir / "admin.token").read_text().strip()
         yield Server(running, channel, found, Caller(channel, token))
+    often.undo()
 
 
 class Grown:
@@ -119,11 +126,24 @@ async def on_demand(server: Server) -> AsyncIterator[None]:
         return leader._next_publish > 1e8
 
     try:
-        await until(waits, "a leader that has published, and waits")
+        await until(waits, "a leader whose next second does not come")
+        await idle(server)
         yield
     finally:
         leading.PUBLISH_SECONDS = seconds
         leader._next_publish = 0.0
+
+
+async def idle(server: Server) -> None:
+    """Waits until the leader is between two rounds, and nobody has asked it to publish."""
+    leader = server.running.log.leader
+    assert leader is not None
+    wanted: Any = leader._wanted
+
+    async def rests() -> bool:
+        return bool(wanted._waiters) and not wanted.is_set()  # it waits there, and only there
+
+    await until(rests, "a leader that rests")
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 20) -> None:
