@@ -22,7 +22,7 @@ demo-down: .venv/installed ## clean up after a demo that crashed
 	@$(BIN)/python -m demo.down
 
 test: .venv/installed ## run the tests, on a PostgreSQL of their own
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 ## Develop
 
@@ -61,8 +61,8 @@ format-check: .venv/installed ## ruff and buf, changing nothing
 
 typecheck: .venv/installed ## mypy, strict, tests included; folders that have a conftest.py of the same name apart
 	@$(BIN)/mypy
-	@$(BIN)/mypy demo
-	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{domain,golden,sdk,service,store}
+	@$(BIN)/mypy demo benchmarks faults
+	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{cli,domain,faults,golden,sdk,service,store}
 	@MYPYPATH=src:gateway:tests:tests/gateway $(BIN)/mypy tests/gateway
 	@MYPYPATH=src:gateway:tests:tests/demo $(BIN)/mypy tests/demo
 
@@ -82,6 +82,17 @@ security: .venv/installed ## bandit
 demo-smoke: .venv/installed ## the demo without a person, what it prints checked; then again with the server killed
 	@$(BIN)/python -m demo.smoke
 	@$(BIN)/python -m demo.smoke --kill
+
+## Measure and break: bounded, on this machine only, minutes each
+
+.PHONY: bench-log faults
+bench-log: .venv/installed ## what the audit log costs, and how fast it is, as JSON
+	@$(BIN)/python -m benchmarks.log
+
+faults: .venv/installed ## 200 kills under load, leaders taken away, 8 writers at once; each checked by code of its own
+	@$(BIN)/python -m faults.kills --kills 200
+	@$(BIN)/python -m faults.replicas --times 10
+	@$(BIN)/python -m faults.writers --writers 8 --seconds 30
 
 ## Release
 
