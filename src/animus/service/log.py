@@ -6,6 +6,7 @@ against their hashes. So a table that was tampered with makes errors that name t
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 from animus.codec import encode, timestamp
 from animus.domain import merkle, tile
@@ -276,7 +277,7 @@ class LogService:
     def _verified(self, project_id: str, stored: StoredCheckpoint) -> Checkpoint:
         """The checkpoint, if a key of the log signed it and it stands where it belongs."""
         try:
-            checkpoint, _ = verify_checkpoint(stored.note, self.identity.verifiers(project_id, stored.epoch))
+            checkpoint = _verify(stored.note, tuple(self.identity.verifiers(project_id, stored.epoch)))
         except Invalid as error:
             raise damaged(
                 f"the checkpoint of size {stored.size} in epoch {stored.epoch}: {error.message}",
@@ -369,6 +370,12 @@ class LogService:
             check_length(entry_id, 1, 200, "entryId")
         else:
             check_random_id(entry_id, "entryId")
+
+
+@lru_cache(1_000)
+def _verify(note: bytes, keys: tuple[Key, ...]) -> Checkpoint:
+    """The checkpoint of a note that one of these keys has signed; remembered, since the same are asked for again."""
+    return verify_checkpoint(note, keys)[0]
 
 
 def _note(stored: StoredCheckpoint) -> bytes:
