@@ -221,6 +221,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
                 f"port {settings.grpc_port} on {settings.grpc_host} is taken: set ANIMUS_GRPC_PORT"
             ) from None
         if served.leader is not None:
+            await served.leader.start()
             leading = asyncio.create_task(served.leader.run())
             stack.push_async_callback(served.leader.finish)  # after the last call has ended
             stack.push_async_callback(_cancel, leading)

@@ -714,6 +714,9 @@ async def test_a_restored_backup_is_refused_until_a_new_epoch_is_opened(
         log.admin = connection
         log.settings = restored
         await log.start()
+        with pytest.raises(Failure) as found:  # the first call already
+            await log.change()
+        assert found.value.reason == "LOG_UNSOUND"
         await caught_by_signer(log, "restored from an older state")
         assert (await log.call("GetProject", project_pb2.GetProjectRequest(project_id="p"))).project_id == "p"
         await log.stop()
