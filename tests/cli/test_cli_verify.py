@@ -83,14 +83,15 @@ def test_without_a_key_nothing_is_believed(animus: Animus, tmp_path: Path) -> No
 
 
 def test_a_key_is_given_in_any_of_its_forms(animus: Animus, tmp_path: Path) -> None:
-    """A vkey, a file with comments, and the key of the instance, which is one for all of its logs and epochs."""
+    """A vkey, a file with comments, the key of the instance. One for one log is one for the others, pinned too."""
     folder = LOG.write(tmp_path / "log")
     keys = tmp_path / "keys"
     keys.write_text(f"# our log\n\n{LOG.vkey}\n")
     for key in (LOG.vkey, keys, INSTANCE_VKEY):
         assert animus("audit", "verify", folder, "--key", key).code == 0
     again = toy_log(5, "q", epoch=3).write(tmp_path / "other")
-    assert animus("audit", "verify", again, "--key", INSTANCE_VKEY).code == 0
+    for arguments in (("--key", INSTANCE_VKEY), ("--key", LOG.vkey), ()):
+        assert animus("audit", "verify", again, *arguments).code == 0, arguments
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_key_is_given_in_any_of_its_forms(animus: Animus, tmp_path: Path) -> N
     [
         ("nonsense", 2),
         (LOG.vkey.replace("p/1", "p/2"), 2),  # the id in it is that of another name
-        (dump_key(Key("animus.example/q/1", ED25519, KEY.public_key)), 7),
+        (dump_key(Key("other.example/p/1", ED25519, KEY.public_key)), 7),
         (dump_key(Key("animus.exampl", ED25519, KEY.public_key)), 7),
         (dump_key(Key(LOG.origin, ED25519, OTHER_KEY.public_key)), 7),
     ],

@@ -1,8 +1,7 @@
 """Which keys are trusted to sign for a log.
 
-A key of the name N is trusted for the log whose origin is N, and for those whose origins begin with `N/`: the key of an
-instance, under the instance's name, for all of its logs; the key of one log, under its origin, for that log in that
-epoch.
+All logs of an instance are signed by one key, under their own names. So a key that is trusted for one of them is for
+the others too. Only another epoch of the same log is more than that: it follows a restore, and somebody accepts it.
 """
 
 from collections.abc import Callable, Iterable
@@ -44,15 +43,26 @@ def under(origin: str, keys: Iterable[Key]) -> tuple[Key, ...]:
     return tuple(dict.fromkeys(Key(origin, ED25519, key.public_key) for key in keys))
 
 
-def named_for(origin: str, keys: Iterable[Key]) -> tuple[Key, ...]:
-    """The keys whose name covers an origin, under that origin."""
-    named = [key for key in keys if key.type == ED25519 and f"{origin}/".startswith(f"{key.name}/")]
-    return under(origin, named)
+def instances_of(name: str) -> frozenset[str]:
+    """The instances that a log of this name, or a key, may be of: `a/b/1` is the log of `a/b`, or that of b in `a`."""
+    base, epoch = split_origin(name)
+    return frozenset({base, base.rpartition("/")[0]} - {""}) if epoch else frozenset({name})
+
+
+def is_of(key: Key, origin: str) -> bool:
+    """Whether a key is of the instance of a log."""
+    return key.type == ED25519 and not instances_of(key.name).isdisjoint(instances_of(origin))
+
+
+def in_another_epoch(key: Key, origin: str) -> bool:
+    """Whether a key is of the same log under the name of another epoch."""
+    base, epoch = split_origin(key.name)
+    return bool(epoch) and key.name != origin and base == split_origin(origin)[0]
 
 
 class Trusted:
-    """Whom a reader trusts: the keys that are given; without any, those of the newest head known of a log; without
-    either, what the log claims, where that is asked for."""
+    """Whom a reader trusts: the keys that are given; without any, those of the newest head known of a log, or else of
+    its instance; without either, what the log claims, where that is asked for."""
 
     def __init__(
         self, given: Iterable[Key], known: KnownHeads, claimed: Callable[[str], Iterable[Key]] | None, accept_epoch: int
@@ -62,6 +72,7 @@ class Trusted:
         self._known = known
         self._claimed = claimed
         self._accept_epoch = accept_epoch
+        self._found: dict[str, Trust] = {}
 
     def of(self, origin: str) -> Trust:
         """The trusted keys of a log that calls itself so.
@@ -71,16 +82,16 @@ class Trusted:
         """
         if not self._given:
             return self._unless_given(origin)
-        base, epoch = split_origin(origin)
-        same_log = [key for key in self._given if split_origin(key.name)[0] == base]
-        keys = named_for(origin, self._given) or (under(origin, same_log) if epoch == self._accept_epoch else ())
+        epoch = split_origin(origin)[1]
+        ours = [key for key in self._given if is_of(key, origin)]
+        keys = [key for key in ours if epoch == self._accept_epoch or not in_another_epoch(key, origin)]
         if not keys:
             names = ", ".join(dict.fromkeys(key.name for key in self._given))
-            advice = f": if the new epoch is known to you, repeat with --accept-epoch {epoch}" if same_log else ""
+            advice = f": if the new epoch is known to you, repeat with --accept-epoch {epoch}" if ours else ""
             raise Contradiction(
                 Finding.UNKNOWN_LOG, origin, f"is the log's name; the given keys are of {names}{advice}"
             )
-        return Trust(KeySource.GIVEN, keys)
+        return Trust(KeySource.GIVEN, under(origin, keys))
 
     def keys_for(self, origin: str) -> tuple[Key, ...]:
         """The keys whose receipts and older heads are good for a log, whatever its epoch; none where no given key is.
@@ -89,16 +100,18 @@ class Trusted:
         """
         if not self._given:
             return self._unless_given(origin).keys
-        base, _ = split_origin(origin)
-        same_log = [key for key in self._given if split_origin(key.name)[0] == base]
-        return named_for(origin, self._given) or under(origin, same_log)
+        return under(origin, [key for key in self._given if is_of(key, origin)])
 
     def _unless_given(self, origin: str) -> Trust:
+        if origin not in self._found:
+            self._found[origin] = self._find(origin)
+        return self._found[origin]
+
+    def _find(self, origin: str) -> Trust:
         *_, newest = [None, *self._known.of(origin)]
-        if newest is not None:
-            return Trust(KeySource.PINNED, under(origin, newest.keys))
+        *_, other = [None, *(head for head in self._known.read() if any(is_of(key, origin) for key in head.keys))]
+        if head := newest or other:
+            return Trust(KeySource.PINNED, under(origin, head.keys))
         if self._claimed is None:
             raise NoKeyError(f"no key is known for {origin}")
-        base, _ = split_origin(origin)
-        claimed = [key for key in self._claimed(origin) if split_origin(key.name)[0] == base]
-        return Trust(KeySource.SERVER, under(origin, claimed))
+        return Trust(KeySource.SERVER, under(origin, [key for key in self._claimed(origin) if is_of(key, origin)]))
