@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from animus.signing import dump_signing_key, generate_signing_key
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import audit_pb2, log_pb2, project_pb2
+from animus.workers import leader
 from service.auditor import (
     Head,
     Verifier,
@@ -171,21 +172,24 @@ async def test_a_note_that_was_changed_is_not_signed(history: History) -> None:
 async def test_checkpoints_are_listed_as_they_were_published(history: History) -> None:
     """Each with its fields and the very note, the smallest first; in pages of every size the same."""
     found = (await history.ask("ListCheckpoints", page_size=1_000)).checkpoints
-    assert [each.size for each in found] == SIZES
+    sizes = [each.size for each in found]
+    assert sizes == sorted(set(sizes))
+    assert set(sizes) >= set(SIZES)  # and perhaps one while it grew to 250
     for each in found:
-        head = history.heads[each.size]
-        assert each.note == history.notes[each.size]
+        head = Head(history.key.name, each.size, trees.mth(history.leaves[: each.size]))
+        assert head_of(each.note, history.key) == history.heads.get(each.size, head) == head
+        assert each.note == history.notes.get(each.size, each.note)
         assert (each.origin, bytes.fromhex(each.root_hash)) == (head.origin, head.root)
     times = [each.create_time.ToNanoseconds() for each in found]
     assert times == sorted(times)
-    for size in (1, 7, 30, 31, 32, 0):
+    for size in (1, 7, len(found) - 1, len(found), len(found) + 1, 0):
         listed, token, pages = [], "", 0
         while token or not pages:
             page = await history.ask("ListCheckpoints", page_size=size, page_token=token)
             listed += page.checkpoints
             token, pages = page.next_page_token, pages + 1
         assert listed == list(found)
-        assert pages == -(-31 // (size or 50))
+        assert pages == -(-len(found) // (size or 50))
 
 
 async def test_each_entry_of_each_small_tree_is_proven(history: History) -> None:
@@ -413,9 +417,9 @@ async def test_a_checkpoint_of_a_size_is_waited_for(server: Server, grown: Grown
         assert log.size + log.queued == 2
         waiting = asyncio.create_task(grown.published(2))
         newest = asyncio.create_task(grown.published(0))
-        done, _ = await asyncio.wait({waiting, newest}, timeout=0.3)
-        assert waiting not in done
-        assert (await size_of(server, grown.project_id)).published_size == log.published_size < 2
+        for _ in range(20):
+            assert (await size_of(server, grown.project_id)).published_size == log.published_size < 2
+        assert not waiting.done()
     assert (await waiting).size == 2
     assert (await newest).size in (1, 2)
 
@@ -536,8 +540,10 @@ async def test_an_entry_that_gets_its_index_between_two_looks_is_not_missed(serv
     assert proof.index == 1
 
 
-async def test_a_server_that_does_not_lead_looks_no_more_often_when_it_is_asked_to_publish(server: Server) -> None:
-    """While fifty calls are answered it tries to lead a few times, though a caller waits for a checkpoint."""
+async def test_a_server_that_does_not_lead_looks_once_when_it_is_asked_to_publish(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then waits for its time as before: while fifty calls are answered it does not look again and again."""
     looks = 0
 
     def count(statement: str) -> None:
@@ -545,11 +551,13 @@ async def test_a_server_that_does_not_lead_looks_no_more_often_when_it_is_asked_
         looks += statement.startswith("SELECT animus.lead_log")
 
     async with held(server):
+        monkeypatch.setattr(leader, "FOLLOW_SECONDS", 1e9)
         server.running.log.publish_soon()
         with executing(server, count):
             for _ in range(50):
                 await size_of(server, "system")
-    assert looks <= 5
+    server.running.log.publish_soon()  # it would sleep on
+    assert looks <= 3
 
 
 async def first_entry(server: Server, grown: Grown) -> str:
@@ -571,7 +579,8 @@ async def test_entries_and_checkpoints_that_are_not_there_are_unknown(server: Se
     for entry_id in ("x", "p/1/0", f"{grown.project_id}/1/99", f"{grown.project_id}/2/1"):
         failure = await failed(server.admin, "GetInclusionProof", project_id="instance", entry_id=entry_id)
         assert failure.reason == "AUDIT_ENTRY_UNKNOWN"
-    await grown.grow(2)
+    async with held(server):
+        await grown.grow(2)
     await grown.published(3)
     for size in (2, 4, 1_000):
         failure = await failed(server.admin, "GetInclusionProof", **names, index=0, checkpoint_size=size)
