@@ -106,3 +106,6 @@ def put(path: Path, data: bytes) -> None:
     """Writes a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+LOG_700 = toy_log(700)

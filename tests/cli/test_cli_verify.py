@@ -19,9 +19,9 @@ from animus.sdk.trust import Trusted
 from animus.sdk.verification import Verification
 from animus.signing import SigningKey, cosign, sign_note
 from cli.conftest import Animus
-from cli.logs import INSTANCE, KEY, OTHER_KEY, ToyLog, entry, leaves, put, toy_log
+from cli.logs import INSTANCE, KEY, LOG_700, OTHER_KEY, ToyLog, entry, leaves, put, toy_log
 
-LOG = toy_log(700)
+LOG = LOG_700
 SMALL = toy_log(2)
 INSTANCE_VKEY = dump_key(Key(INSTANCE, ED25519, KEY.public_key))
 
