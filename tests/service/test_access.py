@@ -74,6 +74,7 @@ async def test_the_instance_is_a_project_to_its_log_alone(server: Server) -> Non
     """`instance` answers as a missing project to whoever has one, and to all in what is no matter of its log."""
     callers = {role: await server.caller("p", role) for role in ROLES}
     callers |= {role: await server.caller("system", role) for role in access.Role if role.of_instance}
+    await server.published("p")  # a leaf of the instance's log
     await server.published("instance")
     answered = set()
     for name, method in METHODS.items():
