@@ -133,12 +133,15 @@ def verify_receipts(
         known = KnownHeads(known_heads)
         lines = list(ReceiptStore(receipts or state_folder() / "receipts").read())
         torn = [line.line for line in lines if isinstance(line, Torn)]
-        # A retry brings the same receipt again.
-        found = list({line.note: line for line in lines if not isinstance(line, Torn)}.values())
+        found: dict[bytes, Kept] = {}
+        for line in lines:
+            if not isinstance(line, Torn):
+                found.setdefault(line.note, line)  # a retry brings the same receipt again
+        kept = list(found.values())
         if log is not None:
             source = Directory(log)
             trusted = _trusted(source, given, known, trust_server_key, accept_epoch)
-            results, skipped = _by_directory(source, found, trusted, known, accept_epoch)
+            results, skipped = _by_directory(source, kept, trusted, known, accept_epoch)
         else:
             with channel_to(address, token_file, insecure) as channel:
 
@@ -146,7 +149,7 @@ def verify_receipts(
                     return Server(channel, project_of(origin)).claimed_keys()
 
                 trusted = Trusted(given, known, claimed if trust_server_key else None, accept_epoch)
-                results, skipped = _by_server(channel, project, found, trusted, known, wait)
+                results, skipped = _by_server(channel, project, kept, trusted, known, wait)
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             for result in results:
