@@ -4,6 +4,7 @@ It is slow, and leaks secrets through time: for tests. `verify` is the rule of `
 small order is found by multiplication by 8, and both points are decoded before anything is compared.
 """
 
+from functools import lru_cache
 from hashlib import sha512
 
 P = 2**255 - 19
@@ -32,9 +33,15 @@ def multiply(scalar: int, point: Point) -> Point:
     while scalar:
         if scalar & 1:
             result = add(result, point)
-        point = add(point, point)
+        point = double(point)
         scalar >>= 1
     return result
+
+
+@lru_cache(maxsize=4096)  # of the base point and of a test's keys, which are multiplied again and again
+def double(point: Point) -> Point:
+    """Twice a point."""
+    return add(point, point)
 
 
 def negate(point: Point) -> Point:
