@@ -396,7 +396,7 @@ for number, request in enumerate(requests):
 
 
 def test_two_processes_cosign_in_one_order(witness: Path, tmp_path: Path) -> None:
-    """Of two histories that part at once, each asked for by a process, one is cosigned to its end and the other never."""
+    """Of two histories that part at once, each asked for by a process, one is cosigned to its end, the other never."""
     histories = [LOG, forked(0)]
     for name, log in zip("ab", histories, strict=True):
         for number, (old, size) in enumerate(zip(range(20), range(1, 21), strict=True)):
@@ -420,9 +420,9 @@ def test_two_processes_cosign_in_one_order(witness: Path, tmp_path: Path) -> Non
     outcomes = [process.communicate(timeout=60)[0].split("\n")[:-1] for process in processes]
     won = [[line for line in lines if line.startswith("cosigned")] for lines in outcomes]
     assert sorted(map(len, won)) == [0, 20], outcomes
-    (log,) = Witness(witness).logs()
+    (watched,) = Witness(witness).logs()
     winner = histories[0 if won[0] else 1]
-    assert (log.size, log.root_hash) == (20, winner.root(20))
+    assert (watched.size, watched.root_hash) == (20, winner.root(20))
 
 
 def test_one_process_at_a_time_makes_a_witness(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def numbers() -> Iterator[int]:
     return iter(range(1_000_000))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(asked=st.lists(ASKED, max_size=25))
 def test_no_two_cosigned_checkpoints_of_a_log_contradict_each_other(
     tmp_path_factory: pytest.TempPathFactory,
