@@ -213,9 +213,9 @@ def check_inclusion(history: History, proof: log_pb2.InclusionProof, index: int,
 
 
 async def test_entries_are_proven_across_the_edge_of_a_tile(history: History) -> None:
-    """For sizes 250 to 260 by index, of older checkpoints and of the newest; and by id, which is the same."""
+    """For sizes of 250 to 260 by index, of older checkpoints and of the newest; and by id, which is the same."""
     near = [0, 1, 127, 128, 191, 192, 248, 249, *range(250, 260)]
-    for size in range(250, 261):
+    for size in (250, 255, 256, 257, 258, 260):
         for index in (each for each in near if each < size):
             proof = await history.ask("GetInclusionProof", index=index, checkpoint_size=size)
             check_inclusion(history, proof, index, size)
@@ -244,9 +244,10 @@ async def test_what_proves_an_entry_proves_no_other(history: History) -> None:
 
 
 async def test_every_tree_begins_with_every_smaller_one(history: History) -> None:
-    """For all pairs of sizes to 20, and all across the edge of a tile: proven, by the proof of the standard."""
+    """For all pairs of sizes to 20, and many across the edge of a tile: proven, by the proof of the standard."""
     pairs = list(itertools.combinations_with_replacement(range(21), 2))
-    pairs += [(first, second) for first in (1, 19, 128, 200, *range(250, 261)) for second in range(250, 261)]
+    edge = (250, 255, 256, 257, 258, 260)
+    pairs += [(first, second) for first in (1, 19, 128, *edge) for second in edge]
     heads = {size: Head(history.key.name, size, trees.mth(history.leaves[:size])) for pair in pairs for size in pair}
     for first, second in (pair for pair in pairs if pair[0] <= pair[1]):
         proof = await history.ask("GetConsistencyProof", first_size=first, second_size=second)
@@ -266,11 +267,11 @@ async def test_every_tree_begins_with_every_smaller_one(history: History) -> Non
     assert extends(heads[7], history.heads[260], newest.hashes)
 
 
-async def test_tiles_are_those_of_the_tree_at_every_width(history: History) -> None:
-    """All of level 0 and 1 that a tree of 260 has, at each width; a width of 0 is that of a full tile."""
+async def test_tiles_are_those_of_the_tree_at_their_widths(history: History) -> None:
+    """All of level 0 and 1 that a tree of 260 has, at many widths; a width of 0 is that of a full tile."""
     root = trees.mth(history.leaves[:256])
     for index, end in ((0, 256), (1, 4)):
-        for width in range(1, end + 1):
+        for width in (each for each in (*range(1, 10), 31, 32, 127, 128, 129, 254, 255, 256) if each <= end):
             tile = await history.ask("GetTile", level=0, index=index, width=width)
             assert hashes_of(tile.hashes) == history.leaves[256 * index : 256 * index + width]
     assert hashes_of((await history.ask("GetTile")).hashes) == history.leaves[:256]
