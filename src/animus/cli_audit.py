@@ -1,7 +1,7 @@
 """`animus audit`: checks, copies and follows the audit log. docs/log-verification.md says what each verdict means."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +75,9 @@ def verify(
     policy: Annotated[Path | None, typer.Option(help="C2SP tlog-policy: which witnesses count, and how many.")] = None,
     accept_epoch: AcceptEpoch = 0,
     wait: Annotated[float, typer.Option(min=0, help="Seconds that a listed entry may wait for its place.")] = 60,
+    accept_outside: Annotated[
+        list[str] | None, typer.Option(help="Id of a listed entry that may lack a place, such as one given up.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Checks every entry, tile and signature of a log, and that it goes on from every head known of it."""
@@ -91,7 +94,7 @@ def verify(
                 keys = (*given, *(each.key for each in rules.logs)) if rules else given
                 trust = _trusted(source, keys, known, trust_server_key, accept_epoch).of(origin)
                 before = [*known.of(origin), *_elsewhere(head or [], trust, origin)]
-                report = _verify(source, found, trust, before, rules, accept_epoch, wait, ())
+                report = _verify(source, found, trust, before, rules, accept_epoch, wait, accept_outside or ())
         except Contradiction as contradiction:
             _print_failure(contradiction, as_json)
             raise typer.Exit(FAILED) from None
@@ -297,8 +300,9 @@ def _verify(
     known: "list[KnownHead]",
     rules: "Policy | None",
     accept_epoch: int,
-    wait: float,
-    watches: "tuple[Watch, ...]",
+    wait: float = 0,
+    accept_outside: "Collection[str]" = (),
+    watches: "tuple[Watch, ...]" = (),
 ) -> "Report":
     """Verifies a log; of a server also that its list of entries is that of the log."""
     from animus.domain.names import INSTANCE_LOG
@@ -311,11 +315,15 @@ def _verify(
         origin = head.checkpoint.origin
         if project_of(origin) != source.project_id:
             raise Contradiction(Finding.UNKNOWN_LOG, CHECKPOINT, f"is of {origin}, not of {source.project_id}")
-        listing = Listing(source)
+        for problem in source.log().problems:
+            say(f"the server says of its log: {problem}")
+        listing = Listing(source, accept_outside)
         with progress("reading the list", head.checkpoint.size) as step:
             head = listing.collect(wait, step)
         if head.checkpoint.origin != origin:
             raise Contradiction(Finding.UNKNOWN_LOG, CHECKPOINT, f"was of {origin}, and is of {head.checkpoint.origin}")
+        for entry_id in listing.outside:
+            say(f"the entry {entry_id} is listed and stands outside the log, which was accepted")
         watches = (*watches, listing.watch)
     verification = Verification(source, head, trust, known, rules, accept_epoch, watches)
     with progress("verifying", verification.size) as step:
@@ -341,7 +349,7 @@ def _by_directory(
         else:
             checked.append(check_receipt(each, trust.keys_for))
     promises = LogPromises([each for each in checked if isinstance(each, Promise)])
-    report = _verify(source, head, trust, known.of(origin), None, accept_epoch, 0, (promises.watch,))
+    report = _verify(source, head, trust, known.of(origin), None, accept_epoch, watches=(promises.watch,))
     results = [each for each in checked if not isinstance(each, Promise)]
     return [*results, *promises.results(source, report.head)], skipped
 

@@ -5,8 +5,9 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from service.conftest import Server
@@ -24,7 +25,7 @@ from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import dataset_pb2_grpc, log_pb2
 from cli.conftest import Done
 
-Run = Callable[..., Awaitable[Done]]
+Run = Callable[..., Coroutine[Any, Any, Done]]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,7 @@ async def test_the_log_of_the_instance_is_verified(run: Run, server: Server, gro
     done = await run("audit", "verify", "--project", "instance", "--key", key, "--json")
     assert (done.code, done.json["origin"]) == (0, "animus.example/1"), done
     assert done.json["size"] > 0
+    assert (await run("audit", "verify", "--project", "system", "--key", key)).code == 0
     exported = await run("audit", "export", "--project", "instance", "--output", tmp_path / "instance")
     assert exported.code == 0, exported
     assert (await run("audit", "verify", tmp_path / "instance", "--key", key)).code == 0

@@ -95,8 +95,12 @@ def test_an_entry_outside_the_log_is_named(called: Animus, toy: ToyLogServer) ->
     toy.listed.insert(5, listed(inserted, None))
     entry_id = entry(800).entry_id
     assert found(verify(called)) == ("OUTSIDE", f"listed entry {entry_id}")
+    accepted = verify(called, "--accept-outside", entry_id)
+    assert (accepted.code, entry_id in accepted.err) == (0, True)
     toy.listed[5] = listed(inserted, 2**62)
     assert found(verify(called)) == ("OUTSIDE", f"entry {2**62}")
+    toy.listed[5] = listed(inserted, -1)
+    assert found(verify(called)) == ("OUTSIDE", "entry -1")
     toy.listed[5] = listed(inserted, 5)
     assert found(verify(called)) == ("DIFFERENT_LEAF", "entry 5")
 

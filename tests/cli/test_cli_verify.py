@@ -320,6 +320,7 @@ def test_a_full_tile_stands_for_a_partial_one(animus: Animus, tmp_path: Path) ->
     [
         (document.dump(entry(1, project_id="q")), "of the project 'q'"),
         (document.dump(entry(1, entry_id="1")), "no id"),
+        (document.dump(entry(1, time="never")), "no audit entry: time"),
         (b'{"schema":"animus.audit_entry/v1"}', "no audit entry"),
         (document.dump(entry(1)).replace(b'":"', b'": "', 1), "no audit entry"),
         (b"", "no audit entry"),

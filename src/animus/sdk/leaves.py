@@ -5,7 +5,7 @@ from collections.abc import Callable
 from animus.domain import document
 from animus.domain.audit import AuditEntry
 from animus.domain.errors import Invalid
-from animus.domain.names import RANDOM_ID
+from animus.domain.names import RANDOM_ID, check_time
 from animus.sdk.contradiction import Contradiction, Finding
 from animus.sdk.source import load_head, project_of, split_origin
 from animus.sdk.trust import Trust
@@ -35,6 +35,7 @@ class AuditEntries:
         """Raises Contradiction unless this is an entry of the project."""
         try:
             entry = document.load(data, AuditEntry)
+            check_time(entry.time, "time")
         except Invalid as error:
             raise Contradiction(Finding.WRONG_ENTRY, place_of(index), f"is no audit entry: {error.message}") from None
         if not RANDOM_ID.fullmatch(entry.entry_id):

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import grpc
 
@@ -24,8 +24,11 @@ ABSENT = bytes(MARK_BYTES)
 class Listing:
     """What ListAuditEntries shows, as eight bytes for each entry: a keyed hash, so that no server can aim at them."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, accepted: Collection[str]) -> None:
+        """`accepted` are the ids of entries that may stand outside the log, such as those that an operator gave up."""
         self._server = server
+        self._accepted = accepted
+        self.outside: list[str] = []  # those of them that do
         self._key = secrets.token_bytes(16)
         self._marks = bytearray()  # of the entries up to the size that the log had at the start
         self._later: dict[int, bytes] = {}
@@ -48,14 +51,22 @@ class Listing:
             request.page_token = page.next_page_token
         end = time.monotonic() + wait_seconds
         for entry_id, leaf_hash in self._pending.items():
-            self._wait(entry_id, leaf_hash, end)
+            if entry_id in self._accepted:
+                self.outside.append(entry_id)
+            else:
+                self._wait(entry_id, leaf_hash, end)
         least = max(self._later, default=-1) + 1
         try:
-            return self._server.head(least)
+            head = self._server.head(least)
         except CallFailed as failed:
             if failed.reason != "LOG_TOO_SMALL":
                 raise
             raise Contradiction(Finding.OUTSIDE, place_of(least - 1), f"is listed, and {failed}") from None
+        if head.checkpoint.size < least:
+            raise Contradiction(
+                Finding.OUTSIDE, place_of(least - 1), f"is listed, and the log has {head.checkpoint.size} leaves"
+            )
+        return head
 
     def watch(self, index: int, entry: AuditEntry, leaf_hash: bytes) -> None:
         """Raises Contradiction unless the list shows this leaf at its index."""
@@ -98,7 +109,9 @@ class Listing:
 
     def _keep(self, index: int, leaf_hash: bytes) -> None:
         at = MARK_BYTES * index
-        if not 0 <= at < len(self._marks):
+        if index < 0:
+            raise Contradiction(Finding.OUTSIDE, place_of(index), "is listed, and no log has such an index")
+        if at >= len(self._marks):
             self._later[index] = self._mark(leaf_hash)
         elif self._marks[at : at + MARK_BYTES] in (ABSENT, mark := self._mark(leaf_hash)):
             self._marks[at : at + MARK_BYTES] = mark

@@ -18,7 +18,7 @@ from typing import Protocol
 from animus.domain import merkle
 from animus.domain.checkpoint import Checkpoint
 from animus.domain.errors import Invalid
-from animus.domain.note import Key
+from animus.domain.note import Key, dump_key
 from animus.domain.policy import NONE, Policy, agreed, quorum_met, witnesses_of
 from animus.domain.tile import WIDTH, Bundle, Tile, load_bundle, load_tile, tree_bundles
 from animus.sdk.contradiction import Contradiction, Finding
@@ -144,7 +144,12 @@ class Verification:
         except Invalid as error:
             raise Contradiction(Finding.BAD_SIGNATURE, head.place, error.message) from None
         if not any(key in keys for key in note.signers):
-            raise Contradiction(Finding.BAD_SIGNATURE, head.place, "is signed by no trusted key")
+            others = ", ".join(dump_key(key) for key in note.signers if key in claimed)
+            raise Contradiction(
+                Finding.BAD_SIGNATURE,
+                head.place,
+                f"is signed by no trusted key, but by one that the log says it has: {others}",
+            )
         return note
 
     def _count(self, note: VerifiedNote, size: int) -> None:
