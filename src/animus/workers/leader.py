@@ -116,7 +116,7 @@ class Leader:
         if problem and problem != self.problem:
             log.error("the log cannot be signed", problem=problem)
         if problem:
-            self._fence = 0
+            self._fence, self._next_publish = 0, 0.0  # it stands until all is checked again, and signed
         elif self.problem:
             log.warning("the log can be signed again")
         self.problem = problem
