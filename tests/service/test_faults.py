@@ -290,6 +290,29 @@ async def test_the_log_goes_on_after_any_failure_of_its_own(server: Server, log_
     await log_is_whole(server, log_faults)
 
 
+async def test_a_contradiction_stands_until_it_is_gone(server: Server, superuser: AsyncConnection) -> None:
+    """From the moment in which the signer sees a tree that nobody grew, no change is taken; then they all are again."""
+    leader = server.running.log.leader
+    assert leader is not None
+    await superuser.execute(
+        text("INSERT INTO animus.log_state (project_id, size, hashes, fence) VALUES ('q', 2, sha256('x'), 1)")
+    )
+    async with asyncio.timeout(20):
+        while not leader.problem:
+            await asyncio.sleep(0.01)
+    for index in range(30):  # for longer than a second, in which the signer is due once
+        with pytest.raises(Failure) as found:
+            await server.admin("CreateDataset", dataset("p", f"d{index}"))
+        assert found.value.reason == "LOG_UNSOUND"
+        await asyncio.sleep(0.05)
+    await superuser.execute(text("DELETE FROM animus.log_state WHERE project_id = 'q'"))
+    async with asyncio.timeout(20):
+        while leader.problem:
+            await asyncio.sleep(0.01)
+    await server.admin("CreateDataset", dataset("p", "d0"))
+    await server.published("p")
+
+
 async def log_is_whole(server: Server, faults: Faults) -> None:
     """Waits until all is published: each entry has one index, and no index is left out."""
     for project_id in ("p", "system", "instance"):
