@@ -48,6 +48,16 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
+class LeafHashes:
+    """Hashes of leaves of one log, one after the other; with fewer than their span where leaves are missing."""
+
+    project_id: str
+    first: int
+    last: int
+    hashes: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LogSize:
     """How far a log has come."""
 
@@ -238,8 +248,8 @@ class LogWriter:
         rows = await self._connection.execute(_UNPUBLISHED, {"limit": limit})
         return {row.project_id: _range(row.size, row.hashes) for row in rows}
 
-    async def leaf_hashes(self, spans: dict[str, tuple[int, int]]) -> AsyncIterator[tuple[str, int, bytes]]:
-        """Log, index and hash of the leaves in these spans (first, end), log by log in their order; streamed."""
+    async def leaf_hashes(self, spans: dict[str, tuple[int, int]]) -> AsyncIterator[LeafHashes]:
+        """The hashes of the leaves in these spans (first, end), log by log in their order; streamed, many in a row."""
         values = {
             "projects": list(spans),
             "firsts": [first for first, _ in spans.values()],
@@ -247,7 +257,7 @@ class LogWriter:
         }
         async with self._connection.stream(_LEAF_HASHES, values) as rows:
             async for row in rows:
-                yield row[0], row[1], row[2]
+                yield LeafHashes(*row)
 
     async def epoch(self) -> int:
         """The epoch that the instance is in, from 1."""
@@ -466,11 +476,11 @@ _UNPUBLISHED = text(
     "SELECT project_id, size, hashes FROM animus.log_state WHERE size <> published_size ORDER BY grow_time LIMIT :limit"
 )
 _LEAF_HASHES = text(
-    "SELECT l.project_id, l.index, l.leaf_hash"
+    "SELECT l.project_id, min(l.index), max(l.index), string_agg(l.leaf_hash, '' ORDER BY l.index)"
     " FROM unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[]), CAST(:ends AS bigint[]))"
     " WITH ORDINALITY AS w (project_id, first, end_, place)"
     " JOIN animus.log_leaf l ON l.project_id = w.project_id AND l.index >= w.first AND l.index < w.end_"
-    " ORDER BY w.place, l.index"
+    " GROUP BY w.place, l.project_id, l.index / 4096 ORDER BY w.place, l.index / 4096"
 )
 _LARGEST = text("SELECT project_id, max(size) AS size FROM animus.log_checkpoint WHERE epoch = :epoch GROUP BY 1")
 _PUBLISH = text(

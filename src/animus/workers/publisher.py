@@ -13,7 +13,7 @@ import structlog
 
 from animus.domain import merkle
 from animus.domain.log import instance_entry_id
-from animus.domain.merkle import EMPTY_RANGE, CompactRange
+from animus.domain.merkle import EMPTY_RANGE, HASH_BYTES, CompactRange
 from animus.domain.names import INSTANCE_LOG
 from animus.keyring import Keyring
 from animus.store.log import LogStore, LogWriter
@@ -21,7 +21,6 @@ from animus.store.signer_state import Advance, SignerState
 from animus.workers.integrator import grow
 
 LOGS = 500  # logs in one round
-CHUNK = 10_000  # leaf hashes between two turns of the event loop
 
 log = structlog.get_logger("animus.publisher")
 
@@ -141,19 +140,13 @@ async def _extended(
                 " was restored from an older state, or its end was cut off"
             )
     rebuilt = {project_id: heads.get(project_id, EMPTY_RANGE) for project_id in trees}
-    at, part = "", list[bytes]()
-    leaves = writer.leaf_hashes({p: (rebuilt[p].size, tree.size) for p, tree in trees.items()})
-    async for project_id, index, leaf_hash in leaves:
-        if project_id != at or len(part) == CHUNK:
-            if part:
-                rebuilt[at] = merkle.append(rebuilt[at], part)
-                await asyncio.sleep(0)
-            at, part = project_id, []
-        if index != rebuilt[project_id].size + len(part):
-            raise Contradiction(f"the log of {project_id} lacks the leaf {rebuilt[project_id].size + len(part)}")
-        part.append(leaf_hash)
-    if part:
-        rebuilt[at] = merkle.append(rebuilt[at], part)
+    async for part in writer.leaf_hashes({p: (rebuilt[p].size, tree.size) for p, tree in trees.items()}):
+        before = rebuilt[part.project_id]
+        if part.first != before.size or len(part.hashes) != HASH_BYTES * (part.last + 1 - part.first):
+            raise Contradiction(f"the log of {part.project_id} lacks a leaf from {before.size} to {part.last}")
+        hashes = (part.hashes[at : at + HASH_BYTES] for at in range(0, len(part.hashes), HASH_BYTES))
+        rebuilt[part.project_id] = merkle.append(before, hashes)
+        await asyncio.sleep(0)  # a long log lets others have their turn
     for project_id, tree in trees.items():
         if rebuilt[project_id] != tree:
             raise Contradiction(
