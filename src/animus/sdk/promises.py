@@ -117,6 +117,8 @@ class ServerPromises:
             if epoch < its_epoch and failed.reason == "AUDIT_ENTRY_UNKNOWN":
                 return _lost(promise, self._origin, str(failed))
             return _absent(promise, datetime.now(UTC), f"the server says: {failed}")
+        except Contradiction as contradiction:  # of this entry; that of others may still be shown
+            return _result(promise, contradiction.finding, contradiction.description)
         return self._judge(promise, proof)
 
     def _proof(self, receipt: Receipt) -> log_pb2.InclusionProof:
