@@ -146,7 +146,7 @@ async def idle(server: Server) -> None:
     await until(rests, "a leader that rests")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 20) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 60) -> None:
     """Waits for a condition to hold."""
     try:
         async with asyncio.timeout(seconds):

@@ -212,7 +212,7 @@ async def test_a_tail_ends_when_the_database_refuses_to_be_looked_at(
     async with superuser(server, postgres) as connection:
         await connection.execute(text("REVOKE SELECT ON animus.log_state FROM animus_service"))
         try:
-            failure = await asyncio.wait_for(failing, 10)
+            failure = await asyncio.wait_for(failing, 60)
             await until(ill, "a server that says that it is ill")
         finally:
             await connection.execute(text("GRANT SELECT ON animus.log_state TO animus_service"))
@@ -269,7 +269,7 @@ async def test_a_stream_ends_with_its_token(server: Server, grown: Grown, monkey
     assert (await busy.next()).action == "token.create"
     await until(one_waits, "a tail that waits")
     monkeypatch.setattr(calls, "STREAM_IDENTITY_SECONDS", 0.1)
-    failure = await asyncio.wait_for(tail(grown, 2, caller).failure(), 10)
+    failure = await asyncio.wait_for(tail(grown, 2, caller).failure(), 60)
     assert (failure.code, failure.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
     assert not busy.call.done()
     await grown.grow()

@@ -537,7 +537,7 @@ async def test_an_entry_that_gets_its_index_between_two_looks_is_not_missed(serv
         looked = after_first(server, ("SELECT l.index AS leaf_index", "SELECT coalesce(max(size)"), let_go)
         with looked:
             request = log_pb2.WaitForInclusionRequest(project_id=grown.project_id, entry_id=entry_id)
-            proof = await server.admin("WaitForInclusion", request, timeout=10)
+            proof = await server.admin("WaitForInclusion", request, timeout=25)
     assert proof.index == 1
 
 
