@@ -1,121 +1,121 @@
-"""Kills servers and PostgreSQL at random points under load: `python -m faults.kills --kills 200 --seed 1`.
+"""Kills servers and PostgreSQL at random times under load: `python -m faults.kills --kills 200 --seed 1`.
 
 Two servers share a database and the log's folder. Clients repeat every call whose outcome they do not know, with the
-same request_id, until they do. Afterwards everything is checked, and then a fault is planted that the check has to
-find.
+same request_id, until they do. What was killed starts again while the next is killed, so that starts are hit too.
+Before and after each kill changes are acknowledged. Afterwards everything is checked, and faults are planted that the
+check has to find.
 """
 
 import argparse
 import asyncio
-import json
-import os
+import contextlib
 import random
-import signal
 import sys
 import time
-from typing import Any
+from collections import Counter
 
 import asyncpg
 
-from faults.harness import Stack, Violation, check, prove_all, stack
+from faults.clients import Clients
+from faults.command import Figures, in_stack, judge, run, settle, spread
+from faults.stack import Server, Stack, Violation
 
 WRITERS = 6
+PAUSE_SECONDS = 0.05
+LEAST_ACKNOWLEDGED = 3  # between two kills
+RECOVERY_SECONDS = 60.0
+POSTGRES_SHARE = 0.3
+SECONDS_A_KILL = 6.0  # the limit; most take much less
 
 
-async def write(found: Stack, writer: int, dice: random.Random, ending: asyncio.Event) -> None:
-    """Makes one change after the other."""
-    while not ending.is_set():
-        await found.change(writer, dice)
-        await asyncio.sleep(dice.uniform(0, 0.05))
-
-
-async def kill_postgres(found: Stack) -> None:
-    """Ends PostgreSQL's first process as a crash would, and starts it again."""
-    os.kill(found.postgres.pid, signal.SIGKILL)
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            await asyncio.to_thread(found.postgres.poll)
-            await found.sql("SELECT 1")
-            return
-        except (OSError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            last = error
-            await asyncio.sleep(0.05)
-    raise Violation(f"PostgreSQL does not come back: {last}")
-
-
-async def run(kills: int, seed: int) -> dict[str, Any]:
-    """Runs it. Raises Violation."""
-    dice = random.Random(seed)  # noqa: S311
-    killed = {"server": 0, "postgres": 0}
+async def kill_under_load(stack: Stack, kills: int, seed: int, project_id: str = "kills") -> Figures:
+    """Kills so many times, and says what is left. Raises Violation."""
+    clients = Clients(stack, project_id, str(seed))
+    dice = clients.dice("kills")
+    await clients.prepare()
+    killed: Counter[str] = Counter()
+    recovery: dict[str, list[float]] = {"server": [], "postgres": []}
+    ending = asyncio.Event()
     began = time.monotonic()
-    async with stack(2) as found:
-        ending = asyncio.Event()
-        writers = [
-            asyncio.create_task(write(found, number, random.Random(f"{seed}/{number}"), ending))  # noqa: S311
-            for number in range(WRITERS)
-        ]
-        watching = asyncio.create_task(found.watch(random.Random(f"{seed}/watch")))  # noqa: S311
-        idle = 0
-        for _ in range(kills):
-            before = len(found.done)
-            await asyncio.sleep(dice.uniform(0.1, 1.0))
-            if dice.random() < 0.3:
-                await kill_postgres(found)
-                killed["postgres"] += 1
-            else:
-                replica = dice.choice(found.replicas)
-                await replica.kill()
-                killed["server"] += 1
-                await replica.start()
-            idle += len(found.done) == before
-            for task in writers:
-                if task.done():
-                    task.result()
-        ending.set()
-        await asyncio.gather(*writers)
-        watching.cancel()
-        await found.published(max(found.done, key=lambda each: each.ended).entry_id)
-        await found.published(found.done[-1].entry_id)
-        checked = await check(found)
-        proven = await prove_all(found)
-        if idle > kills // 2:
-            raise Violation(f"nothing was acknowledged between {idle} of {kills} kills: there was no load")
-        planted = await plant(found)
+    async with clients.reading():
+        try:
+            async with asyncio.TaskGroup() as writers:
+                for writer in range(WRITERS):
+                    writers.create_task(clients.write(writer, PAUSE_SECONDS, ending.is_set))
+                await clients.wait_acknowledged(LEAST_ACKNOWLEDGED, began, RECOVERY_SECONDS)
+                for victim in _plan(kills, dice):
+                    await asyncio.sleep(dice.uniform(0.0, 0.8))
+                    at = time.monotonic()
+                    kind = await _kill(stack, victim, dice)
+                    killed[kind] += 1
+                    first = await clients.wait_acknowledged(LEAST_ACKNOWLEDGED, at, RECOVERY_SECONDS)
+                    recovery["postgres" if kind == "postgres" else "server"].append(first - at)
+                under_load = time.monotonic() - began
+                ending.set()
+        finally:
+            clients.dump(stack.folder / f"history-{project_id}.jsonl")
+        await settle(clients)
+    judged = await judge(clients)
     return {
-        "seed": seed,
-        "killed": killed,
-        "acknowledged": len(found.done),
-        "tries_of_unknown_outcome": sum(each.unknown for each in found.done),
-        "receipts_proven": proven,
-        **checked,
-        "planted_fault": planted,
-        "seconds": round(time.monotonic() - began),
+        "kills": dict(sorted(killed.items())),
+        "acknowledged_per_second": round(judged["acknowledged"] / under_load, 1),
+        "seconds_to_next_acknowledgement": {kind: spread(seconds) for kind, seconds in recovery.items()},
+        **judged,
     }
 
 
-async def plant(found: Stack) -> str:
-    """The negative control: an entry that is removed by a superuser has to be found. Returns what was found."""
-    await found.sql("ALTER TABLE animus.audit_entry DISABLE TRIGGER ALL")
-    await found.sql("DELETE FROM animus.audit_entry WHERE entry_id = $1", found.done[len(found.done) // 2].entry_id)
-    try:
-        await check(found)
-    except Violation as violation:
-        return str(violation)
-    raise Violation("the check did not find an entry that was removed")
+def _plan(kills: int, dice: random.Random) -> list[str]:
+    """What is killed, one after the other."""
+    postgres = round(POSTGRES_SHARE * kills)
+    plan = ["postgres"] * postgres + ["server"] * (kills - postgres)
+    dice.shuffle(plan)
+    return plan
+
+
+async def _kill(stack: Stack, victim: str, dice: random.Random) -> str:
+    """Kills what is to be killed, as soon as it runs, and says in which state it was. Raises Violation."""
+    end = time.monotonic() + RECOVERY_SECONDS
+    while time.monotonic() < end:
+        if victim == "postgres":
+            if stack.kill_postgres():
+                return victim
+        else:
+            server = dice.choice(stack.servers)
+            kind = await _kind_of(stack, server)
+            if server.kill():
+                return kind
+        await asyncio.sleep(0.02)
+    raise Violation(f"{victim} does not run again within {RECOVERY_SECONDS:.0f} s")
+
+
+async def _kind_of(stack: Stack, server: Server) -> str:
+    if not server.address:
+        return "server that starts"
+    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        leader, _ = await stack.leader()
+        return "server that leads" if leader is server else "server that follows"
+    return "server without database"
+
+
+def summary(figures: Figures) -> str:
+    """One line."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in figures["kills"].items())
+    return (
+        f"{sum(figures['kills'].values())} kills ({kinds}), {figures['acknowledged']:,} changes acknowledged and each "
+        f"there once, {figures['unknown']} of unknown outcome of which {figures['unknown_that_had_committed']} had "
+        f"committed, {figures['receipts_proven']:,} receipts proven, {figures['heads_seen']} heads consistent"
+    )
 
 
 def main() -> None:
-    """Runs the command line. Exits with 1 for a promise that was not kept."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="faults.kills", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
-    print(f"seed {options.seed}", file=sys.stderr, flush=True)
-    try:
-        print(json.dumps(asyncio.run(run(options.kills, options.seed)), indent=2))
-    except Violation as violation:
-        sys.exit(f"violation: {violation}")
+    limit = 300 + SECONDS_A_KILL * options.kills
+    work = in_stack(lambda stack: kill_under_load(stack, options.kills, options.seed))
+    sys.exit(run("kills", work, summary, options.seed, limit))
 
 
 if __name__ == "__main__":
