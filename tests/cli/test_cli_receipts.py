@@ -248,10 +248,13 @@ def test_a_pending_entry_is_waited_for(by_server: Animus, toy: ToyLogServer, tmp
     for promised_by, failures, outcome in (
         (soon(), [], "INCLUDED"),
         (soon(), [late], "PENDING"),
+        (soon(), None, "INCLUDED"),
         (PAST, [], "NOT_INCLUDED_IN_TIME"),
     ):
         toy.size = 100
-        toy.failures["WaitForInclusion"] = list(failures)
+        toy.failures["WaitForInclusion"] = list(failures or [])
+        if failures is None:
+            toy.failures["GetInclusionProof"] = [(grpc.StatusCode.NOT_FOUND, "CHECKPOINT_UNKNOWN")]
         done = by_server("--receipts", keep(tmp_path, LOG.receipt(200, promised_by)), "--key", LOG.vkey)
         assert outcomes(done) == [outcome]
 

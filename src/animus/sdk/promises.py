@@ -24,7 +24,9 @@ from animus.sdk.source import CHECKPOINT, Head, Server, Source, call, load_head,
 from animus.signing import verify_checkpoint, verify_receipt
 from animus.v1 import log_pb2
 
+NOT_YET = ("ENTRY_PENDING", "CHECKPOINT_UNKNOWN")  # the second while the log has no checkpoint at all
 KeysFor = Callable[[str], tuple[Key, ...]]  # the trusted keys of a log by its origin; none where it is unknown
+NOT_YET = ("ENTRY_PENDING", "CHECKPOINT_UNKNOWN")  # no checkpoint covers the entry; the log has none at all
 
 
 class Outcome(StrEnum):
@@ -112,7 +114,7 @@ class ServerPromises:
         try:
             proof = self._proof(receipt)
         except CallFailed as failed:
-            if failed.reason not in ("AUDIT_ENTRY_UNKNOWN", "ENTRY_PENDING"):
+            if failed.reason not in ("AUDIT_ENTRY_UNKNOWN", *NOT_YET):
                 raise
             if epoch < its_epoch and failed.reason == "AUDIT_ENTRY_UNKNOWN":
                 return _lost(promise, self._origin, str(failed))
@@ -129,7 +131,7 @@ class ServerPromises:
         except CallFailed as failed:
             pending = failed
             left = (parse_time(receipt.promised_by) - datetime.now(UTC)).total_seconds()
-            if failed.reason != "ENTRY_PENDING" or left <= 0:
+            if failed.reason not in NOT_YET or left <= 0:
                 raise
         end = time.monotonic() + min(left, self._wait_seconds)
         wait = log_pb2.WaitForInclusionRequest(project_id=self._server.project_id, entry_id=receipt.entry_id)
