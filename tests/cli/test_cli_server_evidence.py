@@ -15,7 +15,7 @@ from conftest import Database
 from ports import closed_port
 from service.auditor import RECEIPT, ask
 from service.conftest import Server
-from service.shared import Grown, held, serving, until
+from service.shared import Grown, held, on_demand, serving, size_of, until
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -64,9 +64,10 @@ class World:
         await engine.dispose()
         return int(done.rowcount)
 
-    async def receipts(self, *arguments: object) -> Done:
+    async def receipts(self, *arguments: object, **settings: str) -> Done:
         """Checks the receipts that were kept."""
-        return await self.run("audit", "verify-receipts", "--receipts", self.store.path, "--key", self.vkey, *arguments)
+        options = ("--receipts", self.store.path, "--key", self.vkey)
+        return await self.run("audit", "verify-receipts", *options, *arguments, **settings)
 
 
 @pytest.fixture
@@ -153,6 +154,28 @@ async def test_a_promise_that_may_still_be_kept_is_no_evidence(world: World) -> 
         assert (done.code, done.json["counts"]) == (6, {"INCLUDED": 1, "PENDING": 1}), done
     done = await world.receipts("--json")
     assert (done.code, done.json["counts"]) == (0, {"INCLUDED": 2}), done
+
+
+@pytest.mark.parametrize(("seconds", "code", "outcome"), [(60, 0, "INCLUDED"), (0, 7, "NOT_INCLUDED_IN_TIME")])
+async def test_a_log_without_any_checkpoint_keeps_its_promises_or_breaks_them(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, code: int, outcome: str
+) -> None:
+    """An entry that has an index in a log that never published is waited for in time, and evidence after it."""
+    monkeypatch.setattr(domain_log, "PROMISE_SECONDS", seconds)
+    async with on_demand(world.server):
+        world.grown = await Grown.new(world.server)
+        await world.change()
+        token = tmp_path / "another.token"
+        token.write_text((await world.server.caller(world.grown.project_id, "auditor")).token)
+
+        async def indexed() -> bool:
+            return (await size_of(world.server, world.grown.project_id)).queued == 0
+
+        await until(indexed, "an empty queue")
+        assert (await size_of(world.server, world.grown.project_id)).published_size == 0
+        settings = {"ANIMUS_PROJECT": world.grown.project_id, "ANIMUS_TOKEN_FILE": str(token)}
+        done = await world.receipts("--json", **settings)
+    assert (done.code, done.json["counts"]) == (code, {outcome: 1}), done
 
 
 @pytest.mark.parametrize(
