@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the session, and a new migrated database for each test that asks for one."""
+"""A real PostgreSQL for each test process, and a new migrated database for each test that asks for one."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ class Database:
 def short_temporary_directory() -> Path:
     """A new directory that PostgreSQL's account may enter, in memory where that is large enough and may run programs.
 
-    fsync costs nothing there, so it stays on. pytest's own directories are 0700 and their paths long.
+    Large enough for two test processes, each with some 400 MB at its end. fsync costs nothing there, so it stays on.
+    pytest's own directories are 0700 and their paths long.
     """
     memory = Path("/dev/shm")
     parent = Path(tempfile.gettempdir())
     if memory.is_dir():
         found = os.statvfs(memory)
-        if found.f_bavail * found.f_frsize >= 512 << 20 and not found.f_flag & os.ST_NOEXEC:
+        if found.f_bavail * found.f_frsize >= 1 << 30 and not found.f_flag & os.ST_NOEXEC:
             parent = memory
     directory = Path(tempfile.mkdtemp(prefix="animus-", dir=parent))
     directory.chmod(0o711)
@@ -57,7 +58,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """The session's PostgreSQL, with fsync on."""
+    """The test process's PostgreSQL, with fsync on."""
     path = short_temporary_directory()
     server = EmbeddedPostgres.start(path / "data")
     yield server
