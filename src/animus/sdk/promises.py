@@ -26,7 +26,6 @@ from animus.v1 import log_pb2
 
 NOT_YET = ("ENTRY_PENDING", "CHECKPOINT_UNKNOWN")  # the second while the log has no checkpoint at all
 KeysFor = Callable[[str], tuple[Key, ...]]  # the trusted keys of a log by its origin; none where it is unknown
-NOT_YET = ("ENTRY_PENDING", "CHECKPOINT_UNKNOWN")  # no checkpoint covers the entry; the log has none at all
 
 
 class Outcome(StrEnum):
