@@ -116,6 +116,13 @@ class LogStore:
             await connection.execute(_EVERY_PROJECT)
             await connection.execute(_HAND_OVER, {"holder": self._holder})
 
+    async def still_leads(self, fence: int) -> bool:
+        """Whether no other server has led since this one did under a fence."""
+        async with translated(), self._engine.connect() as connection, connection.begin():
+            await connection.execute(_EVERY_PROJECT)
+            values = {"holder": self._holder, "fence": fence}
+            return bool((await connection.execute(_STILL_LEADS, values)).scalar_one())
+
     async def epoch(self) -> int:
         """The epoch that the instance is in, from 1."""
         async with translated(), self._engine.connect() as connection, connection.begin():
@@ -373,6 +380,7 @@ def _checkpoint(row: Any) -> StoredCheckpoint:
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
 _SCOPE = text("SELECT set_config('animus.project_id', :project_id, true)")
 _LEAD = text("SELECT animus.lead_log(:holder)")
+_STILL_LEADS = text("SELECT EXISTS (SELECT FROM animus.log_lead WHERE holder = :holder AND fence = :fence)")
 _HAND_OVER = text("UPDATE animus.log_lead SET renew_time = '-infinity' WHERE holder = :holder")
 _EPOCH = text("SELECT coalesce(max(epoch), 1) FROM animus.log_epoch WHERE log = 'instance'")
 _SYSTEM_RECORDS = (

@@ -104,12 +104,20 @@ class Leader:
             if due:
                 await self._integrator.step_quarantine(writer)
         self.integrated += taken
-        if fence != self._fence:
-            await self._publisher.check_all()
-            self._fence = fence
-        if due:
-            self._next_publish = time.monotonic() + PUBLISH_SECONDS
-            self.published += await self._publisher.step()
+        try:
+            if fence != self._fence:
+                await self._publisher.check_all()
+                self._fence = fence
+            if due:
+                self._next_publish = time.monotonic() + PUBLISH_SECONDS
+                self.published += await self._publisher.step()
+        except (Contradiction, SignerStateError) as error:
+            if await self._store.still_leads(fence):
+                raise
+            # Stopped for longer than its lease, it compared what it had read before with what the other signed since.
+            log.warning("another server took the lead", found=str(error))
+            self._fence, self.leads = 0, False
+            return False
         return taken == BATCH
 
     def _say(self, problem: str) -> None:
