@@ -22,6 +22,7 @@ WAIT_SECONDS = 10.0
 HASH_BYTES = 32
 FORMAT = 1
 
+HEADS = "SELECT log, size, root, hashes FROM head"
 SCHEMA = """
 CREATE TABLE signer (format INTEGER NOT NULL, epoch INTEGER NOT NULL);
 CREATE TABLE head (
@@ -86,8 +87,11 @@ class SignerState:
     def heads(self, logs: Sequence[str] = ()) -> dict[str, CompactRange]:
         """The heads of these logs, or of all; a log that nothing was signed for is left out."""
         with self._transaction() as connection:
-            where = f" WHERE log IN ({', '.join('?' * len(logs))})" if logs else ""
-            rows = connection.execute(f"SELECT log, size, root, hashes FROM head{where}", tuple(logs)).fetchall()
+            if logs:
+                found = (connection.execute(f"{HEADS} WHERE log = ?", (log,)).fetchone() for log in logs)
+                rows = [row for row in found if row]
+            else:
+                rows = connection.execute(HEADS).fetchall()
             return {log: _head(log, size, root, hashes) for log, size, root, hashes in rows}
 
     def advance(self, epoch: int, advances: Sequence[Advance]) -> None:
