@@ -137,7 +137,8 @@ def _logs(found: Evidence) -> Iterable[str]:
     if tables.waiting or tables.quarantined:
         yield f"{tables.waiting} entries wait for an index and {tables.quarantined} are in quarantine"
     notes = {leaf_hash(note) for log, _, note in tables.checkpoints if log != INSTANCE}
-    for log, leaves in tables.leaves.items():
+    for log in sorted(tables.leaves.keys() | tables.entries.keys()):
+        leaves = tables.leaves.get(log, [])
         if [index for index, _, _ in leaves] != list(range(len(leaves))):
             yield f"the indexes of the log of {log} are not 0 to {len(leaves) - 1}"
         if log == INSTANCE:

@@ -266,8 +266,22 @@ class Clients:
             data = await call
             trailing: dict[str, Any] = {str(key): value for key, value in await call.trailing_metadata() or ()}
         except grpc.aio.AioRpcError as error:
-            raise _failed(method, error) from None
+            raise self._failed(method, error) from None
         return Reply(data, trailing.get(RECEIPT, b""), trailing.get("animus-replayed") == "true")
+
+    def _failed(self, method: str, error: grpc.aio.AioRpcError) -> Failed:
+        """What a failure means. Raises Violation for one that no fault explains."""
+        code, reason, details = error.code().name, _reason(error), error.details() or ""
+        name = f"{code} {reason}".strip()
+        if not reason and code in LOST:  # the connection, not the server
+            refused = code == "UNAVAILABLE" and "onnect" in details and "refused" in details.lower()
+            return Failed(f"{code} no connection" if refused else f"{code} connection lost", unknown=not refused)
+        unsound = reason == "LOG_UNSOUND"
+        if code in NOT_DONE or reason == "DRAINING" or (unsound and any(e in details for e in self.stack.explained)):
+            return Failed(name, unknown=False)
+        if code == "DEADLINE_EXCEEDED" or (code == "UNAVAILABLE" and not unsound):
+            return Failed(name, unknown=True)
+        raise Violation(f"{method} answers {name}: {details}")
 
     # What is read meanwhile.
 
@@ -339,7 +353,7 @@ class Clients:
                     if not tail.reads or now > tail.reads[-1][1] + WATCH_SECONDS:
                         tail.reads.append((opened, now, len(tail.entry_ids)))
             except grpc.aio.AioRpcError as error:
-                _failed("AuditService/TailAuditEntries", error)  # any other failure is a violation
+                self._failed("AuditService/TailAuditEntries", error)  # any other failure is a violation
                 tail.resumed += 1
             finally:
                 stream.cancel()
@@ -433,20 +447,6 @@ def _object_of(method: str, reply: bytes) -> str:
     if method == "RunService/CreateRun":
         return run_pb2.Run.FromString(reply).run_id
     return ""
-
-
-def _failed(method: str, error: grpc.aio.AioRpcError) -> Failed:
-    """What a failure means. Raises Violation for one that no fault explains."""
-    code, reason, details = error.code().name, _reason(error), error.details() or ""
-    name = f"{code} {reason}".strip()
-    if not reason and code in LOST:  # the connection, not the server
-        refused = code == "UNAVAILABLE" and "onnect" in details and "refused" in details.lower()
-        return Failed(f"{code} no connection" if refused else f"{code} connection lost", unknown=not refused)
-    if code in NOT_DONE or reason == "DRAINING":
-        return Failed(name, unknown=False)
-    if code == "DEADLINE_EXCEEDED" or (code == "UNAVAILABLE" and reason != "LOG_UNSOUND"):
-        return Failed(name, unknown=True)
-    raise Violation(f"{method} answers {name}: {details}")
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -19,10 +19,13 @@ WRITERS = 4
 PAUSE_SECONDS = 0.02
 STOPPED_SECONDS = 3.0  # the lease is two
 PATIENCE_SECONDS = 30.0
+# One that is stopped while it writes the signer's state keeps others from it: they say so and take no change meanwhile.
+LOCKED = ("signer.db: database is locked",)
 
 
 async def take_away(stack: Stack, times: int, stops: int, seed: int, project_id: str = "replicas") -> Figures:
     """Kills the leader so many times, stops it so many times, and says what is left. Raises Violation."""
+    stack.explained = LOCKED
     clients = Clients(stack, project_id, str(seed))
     await clients.prepare()
     integrated, published, taken_over = list[float](), list[float](), list[float]()
@@ -69,7 +72,7 @@ async def _kill_leader(stack: Stack, clients: Clients) -> tuple[float, float]:
     leader, other, fence = await _leader(stack)
     killed = time.monotonic()
     leader.kill()
-    change = await clients.change(0, clients.dice(killed))
+    change = await clients.change(0, clients.dice(fence))
     entry_id = open_receipt(change.reply.receipt, stack.key(clients.project_id)).entry_id
     end = killed + PATIENCE_SECONDS
     while not await stack.rows("SELECT FROM animus.log_leaf WHERE entry_id = $1", entry_id):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ class Server:
 
     def kill(self) -> bool:
         """Ends it as a crash would. False where it had ended."""
-        self._killed = True
-        return self.signal(signal.SIGKILL)
+        self._killed = self.signal(signal.SIGKILL)
+        return self._killed
 
     def signal(self, number: signal.Signals) -> bool:
         """Signals it. False where it had ended."""
@@ -101,8 +101,11 @@ class Server:
             await asyncio.to_thread(ended, self._process, STOP_SECONDS)
             end_group(self._process)
 
-    def errors(self) -> list[str]:
-        """What it has logged that no fault explains: lines of the level error, and whatever is no line of its log."""
+    def errors(self, explained: Sequence[str]) -> list[str]:
+        """What it has logged that no fault explains: lines of the level error, and whatever is no line of its log.
+
+        Lines with one of the explained texts are left out.
+        """
         found = []
         for line in self.log.read_text(errors="replace").splitlines():
             if line.startswith("animus: the database does not answer"):
@@ -112,7 +115,7 @@ class Server:
             except ValueError:
                 found.append(f"{self.name} wrote: {line[:200]}")
             else:
-                if event["level"] in ("error", "critical"):
+                if event["level"] in ("error", "critical") and not any(text in line for text in explained):
                     found.append(f"{self.name} logged: {line[:500]}")
         return found
 
@@ -132,6 +135,7 @@ class Stack:
         self.servers = servers
         self.postgres = postgres
         self.postgres_problems: list[str] = []
+        self.explained: tuple[str, ...] = ()  # texts of errors that the faults at hand explain
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._token = ""
 
@@ -225,7 +229,7 @@ class Stack:
         """What went wrong with the processes that no fault explains."""
         found = [*self.postgres_problems]
         for server in self.servers:
-            found += [*server.crashes, *server.errors()]
+            found += [*server.crashes, *server.errors(self.explained)]
         return found
 
     async def close(self) -> None:
