@@ -277,7 +277,7 @@ class Clients:
             refused = code == "UNAVAILABLE" and "onnect" in details and "refused" in details.lower()
             return Failed(f"{code} no connection" if refused else f"{code} connection lost", unknown=not refused)
         unsound = reason == "LOG_UNSOUND"
-        if code in NOT_DONE or reason == "DRAINING" or (unsound and any(e in details for e in self.stack.explained)):
+        if code in NOT_DONE or reason == "DRAINING" or (unsound and self.stack.explained):
             return Failed(name, unknown=False)
         if code == "DEADLINE_EXCEEDED" or (code == "UNAVAILABLE" and not unsound):
             return Failed(name, unknown=True)

@@ -59,13 +59,15 @@ QUEUE = [
 ]
 
 LOG = [
-    # The one server that writes the log. `fence` goes up with each change of hands.
+    # The one server that writes the log. `fence` goes up with each change of hands. While `problem` says why nothing
+    # can be signed, no server takes a change.
     """
     CREATE TABLE animus.log_lead (
       project_id text COLLATE "C" PRIMARY KEY CHECK (project_id = 'instance'),
       holder text NOT NULL,
       fence bigint NOT NULL,
-      renew_time timestamptz NOT NULL
+      renew_time timestamptz NOT NULL,
+      problem text NOT NULL DEFAULT ''
     )
     """,
     """
@@ -160,7 +162,7 @@ RECORDS = {
 GRANTS = {
     "audit_queue": "SELECT, DELETE, INSERT (project_id, entry_id, leaf_hash, seal)",
     "log_quarantine": "SELECT, DELETE, INSERT (project_id, entry_id, leaf_hash, seal, problem)",
-    "log_lead": "SELECT, INSERT, UPDATE",
+    "log_lead": "SELECT, INSERT (project_id, holder, fence, renew_time), UPDATE",
     "log_state": "SELECT, INSERT (project_id, size, hashes, grow_time, fence), UPDATE",
     "log_leaf": "SELECT, INSERT",
     "log_tile": "SELECT, INSERT",
@@ -210,15 +212,28 @@ def of_the_log(table: str) -> str:
 
 
 OPEN = [
-    # As before, and what the receipt of an earlier answer is made of.
+    # For a caller in the scope of one project, whom the text of the problem does not concern.
+    """
+    CREATE FUNCTION animus.log_sound() RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+      sound boolean;
+    BEGIN
+      PERFORM set_config('animus.every_project', 'on', true);
+      SELECT NOT EXISTS (SELECT FROM animus.log_lead WHERE problem <> '') INTO sound;
+      PERFORM set_config('animus.every_project', '', true);
+      RETURN sound;
+    END $$
+    """,
+    # As before, what the receipt of an earlier answer is made of, and whether a change may be taken.
     "DROP FUNCTION animus.open_call",
     """
     CREATE FUNCTION animus.open_call(p_project text, p_method text, p_request_id text,
       OUT call_time text, OUT project_known boolean, OUT first_request bytea, OUT first_reply bytea,
-      OUT first_entry_id text, OUT first_entry_time text, OUT first_leaf_hash bytea)
+      OUT first_entry_id text, OUT first_entry_time text, OUT first_leaf_hash bytea, OUT log_sound boolean)
     LANGUAGE plpgsql AS $$
     BEGIN
       PERFORM set_config('animus.project_id', p_project, true);
+      log_sound := p_method = '' OR animus.log_sound(); -- a read has no method
       call_time := to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
       project_known := EXISTS (SELECT FROM animus.project p WHERE p.project_id = p_project);
       SELECT i.request, i.reply, i.entry_id INTO first_request, first_reply, first_entry_id FROM animus.idempotency i

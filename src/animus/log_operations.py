@@ -27,7 +27,7 @@ from animus.files import create_private
 from animus.keyring import KEY_FILE, Keyring
 from animus.server import SIGNER_STATE_FILE, log_folder, new_id, open_database
 from animus.signing import dump_signing_key, generate_signing_key, load_signing_key
-from animus.store.log import KeyFacts, LogStore, LogWriter
+from animus.store.log import KeyFacts, LogStore, LogWriter, NotLeading
 from animus.store.signer_state import SignerState
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
 from animus.v1 import log_pb2 as pb
@@ -68,7 +68,7 @@ async def opened(settings: Settings, *, new_key: bool = False) -> AsyncIterator[
         if new_key and not (folder / KEY_FILE).exists():
             Keyring.create(folder, facts[0].key.value.instance_name)
         keyring = Keyring(folder)
-        yield Opened(UnitOfWork(engine, new_id, keyring.seal, lambda: None), store, keyring, folder)
+        yield Opened(UnitOfWork(engine, new_id, keyring.seal, None), store, keyring, folder)
         await store.hand_over()
 
 
@@ -166,10 +166,11 @@ async def _lead(log: Opened, work: Callable[[LogWriter], Awaitable[Result]]) -> 
     loop = asyncio.get_running_loop()
     end = loop.time() + LEAD_SECONDS
     while loop.time() < end:
-        async with log.store.lead() as writer:
-            if writer is not None:
+        try:
+            async with log.store.lead() as writer:
                 return await work(writer)
-        await asyncio.sleep(0.2)
+        except NotLeading:
+            await asyncio.sleep(0.2)
     raise OperationRefused("a server keeps this log: stop every server of this database first")
 
 

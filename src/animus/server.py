@@ -113,9 +113,9 @@ class ServedLog:
     problems: tuple[str, ...]  # what was wrong at the last look
 
     def check_sound(self) -> None:
-        """Raises Unavailable while nothing can be signed: no change is taken then."""
+        """Raises Unavailable while this server cannot sign: no change is taken then."""
         if self.leader is not None and self.leader.problem:
-            raise unsound(self.leader.problem)
+            raise unsound()
 
     def publish_soon(self) -> None:
         """Asks for checkpoints at once, where it is this server that makes them."""
@@ -126,7 +126,7 @@ class ServedLog:
         """Learns of keys, epochs and problems. Raises Unavailable."""
         await self.identity.refresh()
         found = await self.store.problems()
-        if self.leader is not None and self.leader.problem:
+        if self.leader is not None and self.leader.problem and self.leader.problem not in found:
             found.insert(0, self.leader.problem)
         if self.leader is None:  # a leader takes up another key itself
             try:
@@ -332,7 +332,7 @@ async def _found_instance(engine: AsyncEngine, store: LogStore, folder: Path, na
     state = folder / SIGNER_STATE_FILE
     if not state.exists():
         SignerState.create(state, FIRST_EPOCH)
-    work = UnitOfWork(engine, new_id, keyring.seal, lambda: None)
+    work = UnitOfWork(engine, new_id, keyring.seal, None)
     await make_first_token(work, token_file, keyring)
     registered = {facts.key.value.public_key for facts in await store.keys()}
     if new and keyring.public_keys[0] not in registered:  # it is, if the server that was first shares this folder

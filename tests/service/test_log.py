@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -782,6 +782,21 @@ async def test_cosignatures_that_are_not_good_are_refused_and_leave_nothing(serv
     assert len(signers_of(answer.reply.note, key)) == 2
     failure = await failed(server.admin, "GetCheckpoint", project_id=grown.project_id, cosigned=True)
     assert failure.reason == "CHECKPOINT_UNKNOWN"
+
+
+async def test_a_retry_outlives_a_change_of_the_policy(server: Server, grown: Grown, tmp_path: Path) -> None:
+    """The same call on a server that names no witness any more is answered as before; a new one is refused."""
+    note = (await grown.published(1)).note
+    request = cosign(grown.project_id, 1, WITNESSES[0].line(note))
+    first = await ask(server.admin, "AddCosignatures", request)
+    shutil.copy(server.settings.data_dir / "admin.token", tmp_path)
+    (tmp_path / "log").mkdir()
+    shutil.copy(server.settings.data_dir / "log" / "log.key", tmp_path / "log")
+    async with serving(server.settings.database_url.get_secret_value(), tmp_path) as other:
+        again = await ask(other.admin, "AddCosignatures", request)
+        assert again == replace(first, replayed=True)
+        new = await ask(other.admin, "AddCosignatures", cosign(grown.project_id, 1, WITNESSES[0].line(note)))
+        assert new.reason == "WITNESS_UNKNOWN"
 
 
 async def test_lines_that_are_none_are_refused_by_their_field(server: Server, grown: Grown) -> None:

@@ -252,7 +252,7 @@ async def caught_by_signer(log: Attacked, problem: str) -> None:
     with pytest.raises(Failure) as found:
         await log.change()
     assert (found.value.code, found.value.reason) == ("UNAVAILABLE", "LOG_UNSOUND")
-    assert problem in found.value.metadata["problem"]
+    assert "problem" not in found.value.metadata  # it may name another project
 
 
 async def caught_by_reader(log: Attacked, problem: str, name: str, request: Message) -> None:

@@ -98,13 +98,10 @@ async def world(database: Database, tmp_path: Path) -> AsyncIterator[World]:
     keyring, _ = Keyring.create(tmp_path, "animus.example")
     state = tmp_path / "signer.db"
     SignerState.create(state, 1)
-    yield World(engine, superuser, keyring, state, UnitOfWork(engine, lambda: secrets.token_hex(16), keyring.seal, ok))
+    work = UnitOfWork(engine, lambda: secrets.token_hex(16), keyring.seal, None)
+    yield World(engine, superuser, keyring, state, work)
     await engine.dispose()
     await superuser.dispose()
-
-
-def ok() -> None:
-    """Nothing is wrong."""
 
 
 async def until(done: Callable[[], bool]) -> None:

@@ -25,7 +25,7 @@ from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.project import Project
 from animus.keyring import Keyring
 from animus.store.embedded import EmbeddedPostgres
-from animus.store.log import LogStore
+from animus.store.log import LogStore, NotLeading
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
 from animus.v1 import project_pb2
 from animus.workers.integrator import BATCH, Integrator, grow
@@ -156,7 +156,6 @@ class Ours:
     async def step(self, limit: int) -> int:
         """A transaction of the leader."""
         async with self._store.lead() as writer:
-            assert writer is not None
             return await self._integrator.step(writer, limit)
 
     async def order(self) -> list[str]:
@@ -165,7 +164,6 @@ class Ours:
         assert [index for index, _, _ in leaves] == list(range(len(leaves)))
         assert all(leaf_hash == self._world.hashes[entry_id] for _, entry_id, leaf_hash in leaves)
         async with self._store.lead() as writer:
-            assert writer is not None
             tree = (await writer.trees([self._world.project_id])).get(self._world.project_id, merkle.EMPTY_RANGE)
         assert tree.size == len(leaves)
         assert merkle.root(tree) == trees.mth([leaf_hash for _, _, leaf_hash in leaves])
@@ -311,7 +309,7 @@ def test_an_order_by_the_end_of_transactions_alone_is_found_where_it_is_wrong() 
 
 async def test_changes_of_many_callers_are_in_the_log_in_each_ones_order(world: World) -> None:
     """Twelve callers make ten changes each, one after another, while the integrator takes five at a time."""
-    work = UnitOfWork(world.engine, lambda: secrets.token_hex(16), world.keyring.seal, lambda: None)
+    work = UnitOfWork(world.engine, lambda: secrets.token_hex(16), world.keyring.seal, None)
     principal = Principal("tester", Role.ADMIN, world.project_id)
     made: dict[int, list[str]] = {}
 
@@ -351,7 +349,6 @@ async def test_an_integrator_that_ends_in_the_middle_has_done_nothing(world: Wor
             await (await world.open(f"{number:032x}", stack)).commit()
     leading = LogStore(world.engine, "holder").lead()
     writer = await leading.__aenter__()
-    assert writer is not None
     assert await Integrator(world.keyring).step(writer) == 3
     assert not await leading.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
     assert await world.leaves() == []
@@ -371,7 +368,6 @@ async def test_tiles_are_stored_when_they_are_full_on_each_level(world: World) -
         other = [(f"{world.project_id}-b", f"{size}-{at}", leaf) for at, leaf in enumerate(batch[:100])]
         ours = [(world.project_id, str(size + at), leaf) for at, leaf in enumerate(batch)]
         async with store.lead() as writer:
-            assert writer is not None
             await grow(writer, [*ours[:50], *other, *ours[50:]])
         size += len(batch)
     roots = [trees.mth(leaves[at : at + 256]) for at in range(0, len(leaves) - 255, 256)]
@@ -388,7 +384,6 @@ async def test_tiles_are_stored_when_they_are_full_on_each_level(world: World) -
         )
         assert [tuple(row) for row in found] == expected
     async with store.lead() as writer:
-        assert writer is not None
         tree = (await writer.trees([world.project_id]))[world.project_id]
     assert (tree.size, merkle.root(tree)) == (66_000, trees.mth(leaves))
 
@@ -437,8 +432,9 @@ async def test_two_writers_of_the_log_make_one_line(world: World) -> None:
     store = LogStore(world.engine, "holder")
 
     async def begin(stack: AsyncExitStack) -> Append | None:
-        writer = await stack.enter_async_context(store.lead())
-        if writer is None:
+        try:
+            writer = await stack.enter_async_context(store.lead())
+        except NotLeading:
             return None
         tree = (await writer.trees([world.project_id])).get(world.project_id, merkle.EMPTY_RANGE)
 
@@ -500,8 +496,11 @@ async def test_one_server_leads_and_another_follows_when_it_is_gone(world: World
     one, other = LogStore(world.engine, "one"), LogStore(world.engine, "other")
 
     async def leads(store: LogStore) -> int:
-        async with store.lead() as writer:
-            return 0 if writer is None else writer.fence
+        try:
+            async with store.lead() as writer:
+                return writer.fence
+        except NotLeading:
+            return 0
 
     async def age(seconds: int) -> None:
         async with world.engine.connect() as connection, connection.begin():

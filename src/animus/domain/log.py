@@ -212,8 +212,6 @@ def damaged(problem: str, **place: str) -> Unavailable:
     return Unavailable("LOG_DAMAGED", f"the log is damaged: {problem}", problem=problem, **place)
 
 
-def unsound(problem: str) -> Unavailable:
-    """What a caller is told while the log cannot be signed."""
-    return Unavailable(
-        "LOG_UNSOUND", f"no change is taken until an operator has seen to the log: {problem}", problem=problem
-    )
+def unsound() -> Unavailable:
+    """What a caller is told while the log cannot be signed; why is for the operator, and may be another project's."""
+    return Unavailable("LOG_UNSOUND", "no change is taken until an operator has seen to the log: its server names why")

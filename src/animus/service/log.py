@@ -16,7 +16,7 @@ from animus.domain.errors import Invalid, NotFound, Refused, Violation, invalid
 from animus.domain.log import MAX_SIZE, Cosignature, damaged
 from animus.domain.merkle import Node
 from animus.domain.names import INSTANCE_LOG, SYSTEM_PROJECT, check_length, check_within, project_name
-from animus.domain.note import Key, dump_key, dump_signature_lines, load_signature_lines
+from animus.domain.note import Key, Signature, dump_key, dump_signature_lines, load_signature_lines
 from animus.domain.run import check_random_id
 from animus.domain.tile import WIDTH, Tile, dump_bundle
 from animus.service.calls import Caller, at_path, call_of
@@ -223,34 +223,13 @@ class LogService:
             raise invalid("cosignatures", f"has {len(lines)} lines; {MAX_COSIGNATURES} are allowed")
         project_id = request.project_id
         found = await self.work.read_log(project_id, lambda view: view.log.checkpoint(request.size))
-        if found is None:
-            raise _checkpoint_unknown(project_id, f"one of size {request.size}")
-        text = found.note.decode().rpartition("\n\n")[0] + "\n"
-        cosignatures: dict[str, Cosignature] = {}
-        for signature in lines:
-            key = self.witnesses.get((signature.name, signature.key_id))
-            if key is None:
-                continue
-            if not is_good(key, text, signature.signature):
-                raise Invalid(
-                    [Violation("cosignatures", f"hold one by {key.name} that is not good for this checkpoint")],
-                    "SIGNATURE_INVALID",
-                )
-            line = dump_signature_lines([signature]).decode().removesuffix("\n")
-            vkey = dump_key(key)
-            cosignatures.setdefault(vkey, Cosignature(project_id, found.epoch, found.size, vkey, line))
-        if not cosignatures:
-            raise NotFound(
-                "WITNESS_UNKNOWN",
-                "none of the cosignatures is from a witness of ANIMUS_LOG_POLICY_FILE",
-                kind="Witness",
-                name=", ".join(signature.name for signature in lines),
-            )
-        name = f"{project_name(project_id)}/log/checkpoints/{found.size}"
+        name = f"{project_name(project_id)}/log/checkpoints/{request.size}"
 
-        async def decide(view: View) -> Change:
+        async def decide(view: View) -> Change:  # judges only what is new: a retry outlives a change of the policy
+            if found is None:
+                raise _checkpoint_unknown(project_id, f"one of size {request.size}")
             records = []
-            for vkey, value in cosignatures.items():
+            for vkey, value in self._cosignatures(project_id, found, lines).items():
                 known = await view.find(Cosignature, log=project_id, epoch=found.epoch, size=found.size, vkey=vkey)
                 if known is None:
                     records.append(seal(value))
@@ -263,6 +242,33 @@ class LogService:
         if project_id == INSTANCE_LOG:  # has no records of its own
             call = replace(call, project_id=SYSTEM_PROJECT)
         return await self.work.change(call, decide)
+
+    def _cosignatures(
+        self, project_id: str, stored: StoredCheckpoint, lines: Iterable[Signature]
+    ) -> dict[str, Cosignature]:
+        """Those by witnesses of the policy, each of which must be good, by vkey."""
+        text = stored.note.decode().rpartition("\n\n")[0] + "\n"
+        cosignatures: dict[str, Cosignature] = {}
+        for signature in lines:
+            key = self.witnesses.get((signature.name, signature.key_id))
+            if key is None:
+                continue
+            if not is_good(key, text, signature.signature):
+                raise Invalid(
+                    [Violation("cosignatures", f"hold one by {key.name} that is not good for this checkpoint")],
+                    "SIGNATURE_INVALID",
+                )
+            line = dump_signature_lines([signature]).decode().removesuffix("\n")
+            vkey = dump_key(key)
+            cosignatures.setdefault(vkey, Cosignature(project_id, stored.epoch, stored.size, vkey, line))
+        if not cosignatures:
+            raise NotFound(
+                "WITNESS_UNKNOWN",
+                "none of the cosignatures is from a witness of ANIMUS_LOG_POLICY_FILE",
+                kind="Witness",
+                name=", ".join(signature.name for signature in lines),
+            )
+        return cosignatures
 
     def _message(self, project_id: str, stored: StoredCheckpoint) -> pb.LogCheckpoint:
         checkpoint = self._verified(project_id, stored)

@@ -95,6 +95,10 @@ class KeyFacts:
     ends: tuple[Stored[LogKeyEnd], ...]
 
 
+class NotLeading(Exception):
+    """Another server leads, or is just about to say whether it does."""
+
+
 class LogStore:
     """Opens the log for its workers, and answers for the instance as a whole."""
 
@@ -104,11 +108,13 @@ class LogStore:
         self._holder = holder
 
     @asynccontextmanager
-    async def lead(self) -> "AsyncIterator[LogWriter | None]":
-        """A transaction that writes the log, committed at the end; None while another server leads."""
+    async def lead(self) -> "AsyncIterator[LogWriter]":
+        """A transaction that writes the log, committed at the end. Raises NotLeading while another server leads."""
         async with translated(), self._engine.connect() as connection, connection.begin():
             fence = (await connection.execute(_LEAD, {"holder": self._holder})).scalar_one()
-            yield None if fence is None else LogWriter(connection, int(fence))
+            if fence is None:
+                raise NotLeading
+            yield LogWriter(connection, int(fence))
 
     async def hand_over(self) -> None:
         """Ends this server's lease, so that the next need not wait for it to run out."""
@@ -116,12 +122,18 @@ class LogStore:
             await connection.execute(_EVERY_PROJECT)
             await connection.execute(_HAND_OVER, {"holder": self._holder})
 
-    async def still_leads(self, fence: int) -> bool:
-        """Whether no other server has led since this one did under a fence."""
+    async def holds_lead(self, fence: int | None = None) -> bool:
+        """Whether this server was the last to lead; with a fence, whether no other has since it led under that."""
         async with translated(), self._engine.connect() as connection, connection.begin():
             await connection.execute(_EVERY_PROJECT)
             values = {"holder": self._holder, "fence": fence}
-            return bool((await connection.execute(_STILL_LEADS, values)).scalar_one())
+            return bool((await connection.execute(_HOLDS_LEAD, values)).scalar_one())
+
+    async def report(self, problem: str) -> None:
+        """Tells all servers why nothing can be signed, or with an empty text that it can; only who leads is heard."""
+        async with translated(), self._engine.connect() as connection, connection.begin():
+            await connection.execute(_EVERY_PROJECT)
+            await connection.execute(_REPORT, {"holder": self._holder, "problem": problem})
 
     async def epoch(self) -> int:
         """The epoch that the instance is in, from 1."""
@@ -341,18 +353,12 @@ class LogRows:
     async def tiles(self, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
         """The hashes of these tiles. A tile with fewer hashes than its width is one that the log does not have."""
         wanted = list(tiles)
-        found = dict.fromkeys(wanted, b"")
-        full = {(tile.level, tile.index): tile for tile in wanted if tile.width == WIDTH}
-        if full:
-            rows = await self._rows(_FULL_TILES, levels=[key[0] for key in full], indexes=[key[1] for key in full])
-            found |= {full[level, index]: hashes for level, index, hashes in rows}
-        for tile in wanted:
-            if tile.width < WIDTH:
-                first = tile.index * WIDTH
-                statement = _PARTIAL_TILE if tile.level else _PARTIAL_LEAVES
-                rows = await self._rows(statement, first=first, end=first + tile.width, below=tile.level - 1)
-                found[tile] = b"".join(row.hash for row in rows)
-        return found
+        values = {
+            "levels": [tile.level for tile in wanted],
+            "indexes": [tile.index for tile in wanted],
+            "widths": [tile.width for tile in wanted],
+        }
+        return dict(zip(wanted, [row.hashes for row in await self._rows(_TILES, **values)], strict=True))
 
     async def entries(self, first: int, end: int, where: dict[str, str]) -> list[tuple[StoredLeaf, bool]]:
         """The same as `leaves` for a project, and whether each entry meets the conditions; if not, without bytes.
@@ -380,7 +386,11 @@ def _checkpoint(row: Any) -> StoredCheckpoint:
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
 _SCOPE = text("SELECT set_config('animus.project_id', :project_id, true)")
 _LEAD = text("SELECT animus.lead_log(:holder)")
-_STILL_LEADS = text("SELECT EXISTS (SELECT FROM animus.log_lead WHERE holder = :holder AND fence = :fence)")
+_HOLDS_LEAD = text(
+    "SELECT EXISTS (SELECT FROM animus.log_lead"
+    " WHERE holder = :holder AND fence = coalesce(CAST(:fence AS bigint), fence))"
+)
+_REPORT = text("UPDATE animus.log_lead SET problem = :problem WHERE holder = :holder AND problem <> :problem")
 _HAND_OVER = text("UPDATE animus.log_lead SET renew_time = '-infinity' WHERE holder = :holder")
 _EPOCH = text("SELECT coalesce(max(epoch), 1) FROM animus.log_epoch WHERE log = 'instance'")
 _SYSTEM_RECORDS = (
@@ -406,6 +416,8 @@ _PROBLEMS = text(
     ) AS oldest WHERE (SELECT enqueue_time FROM animus.audit_queue
         WHERE project_id = coalesce(CAST(:project_id AS text), project_id)
         ORDER BY written_in, entry_id LIMIT 1) < now() - make_interval(secs => :lag)
+    UNION ALL
+    SELECT problem FROM animus.log_lead WHERE problem <> '' AND CAST(:project_id AS text) IS NULL
     UNION ALL
     SELECT 'the log of ' || project_id || ' has grown since ' || grow_time || ' without a checkpoint'
       FROM animus.log_state
@@ -447,15 +459,18 @@ _RELEASE = text(
 )
 _TREES = text("SELECT project_id, size, hashes FROM animus.log_state WHERE project_id = ANY(CAST(:projects AS text[]))")
 _EVERY_TREE = text("SELECT project_id, size, hashes FROM animus.log_state")
+# One log after the other by the index of its leaves: joined as a whole, they would be read as a whole.
 _EDGE_LEAVES = text(
-    "SELECT l.project_id, l.leaf_hash FROM animus.log_leaf l"
-    " JOIN unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[])) AS w (project_id, first)"
-    " ON l.project_id = w.project_id AND l.index >= w.first ORDER BY l.project_id, l.index"
+    "SELECT w.project_id, l.leaf_hash FROM unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[]))"
+    " AS w (project_id, first) CROSS JOIN LATERAL (SELECT index, leaf_hash FROM animus.log_leaf"
+    " WHERE project_id = w.project_id AND index >= w.first ORDER BY index LIMIT 256) AS l"
+    " ORDER BY w.project_id, l.index"
 )
 _EDGE_ROOTS = text(
-    "SELECT t.project_id, t.root FROM animus.log_tile t"
-    " JOIN unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[])) AS w (project_id, first)"
-    " ON t.project_id = w.project_id AND t.level = :level AND t.index >= w.first ORDER BY t.project_id, t.index"
+    "SELECT w.project_id, t.root FROM unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[]))"
+    " AS w (project_id, first) CROSS JOIN LATERAL (SELECT index, root FROM animus.log_tile"
+    " WHERE project_id = w.project_id AND level = :level AND index >= w.first ORDER BY index LIMIT 256) AS t"
+    " ORDER BY w.project_id, t.index"
 )
 _APPEND = text(
     """
@@ -484,11 +499,19 @@ _UNPUBLISHED = text(
     "SELECT project_id, size, hashes FROM animus.log_state WHERE size <> published_size ORDER BY grow_time LIMIT :limit"
 )
 _LEAF_HASHES = text(
-    "SELECT l.project_id, min(l.index), max(l.index), string_agg(l.leaf_hash, '' ORDER BY l.index)"
-    " FROM unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[]), CAST(:ends AS bigint[]))"
-    " WITH ORDINALITY AS w (project_id, first, end_, place)"
-    " JOIN animus.log_leaf l ON l.project_id = w.project_id AND l.index >= w.first AND l.index < w.end_"
-    " GROUP BY w.place, l.project_id, l.index / 4096 ORDER BY w.place, l.index / 4096"
+    """
+    SELECT w.project_id, h.first, h.last, h.hashes
+    FROM unnest(CAST(:projects AS text[]), CAST(:firsts AS bigint[]), CAST(:ends AS bigint[]))
+      WITH ORDINALITY AS w (project_id, first, end_, place)
+    CROSS JOIN LATERAL generate_series(w.first / 4096, w.end_ / 4096) AS part
+    CROSS JOIN LATERAL (
+      SELECT min(index) AS first, max(index) AS last, string_agg(leaf_hash, '' ORDER BY index) AS hashes
+      FROM animus.log_leaf
+      WHERE project_id = w.project_id AND index >= greatest(w.first, part * 4096)
+        AND index < least(w.end_, (part + 1) * 4096)
+    ) AS h
+    WHERE h.hashes IS NOT NULL ORDER BY w.place, part
+    """
 )
 _LARGEST = text("SELECT project_id, max(size) AS size FROM animus.log_checkpoint WHERE epoch = :epoch GROUP BY 1")
 _PUBLISH = text(
@@ -572,16 +595,23 @@ _INSTANCE_LEAVES = text(
     WHERE l.project_id = :project_id AND l.index >= :first AND l.index < :end ORDER BY l.index
     """
 )
-_FULL_TILES = text(
-    "SELECT t.level, t.index, t.hashes FROM animus.log_tile t"
-    " JOIN unnest(CAST(:levels AS integer[]), CAST(:indexes AS bigint[])) AS w (level, index) USING (level, index)"
-    " WHERE t.project_id = :project_id"
-)
-_PARTIAL_LEAVES = text(
-    "SELECT leaf_hash AS hash FROM animus.log_leaf WHERE project_id = :project_id AND index >= :first AND index < :end"
-    " AND CAST(:below AS integer) < 0 ORDER BY index"
-)
-_PARTIAL_TILE = text(
-    "SELECT root AS hash FROM animus.log_tile WHERE project_id = :project_id AND level = :below"
-    " AND index >= :first AND index < :end ORDER BY index"
+# Only full tiles are stored: the others are made of what lies below them.
+_TILES = text(
+    """
+    SELECT coalesce(CASE
+      WHEN w.width = 256 THEN
+        (SELECT hashes FROM animus.log_tile
+         WHERE project_id = :project_id AND level = w.level AND index = w.index)
+      WHEN w.level = 0 THEN
+        (SELECT string_agg(leaf_hash, '' ORDER BY index) FROM animus.log_leaf
+         WHERE project_id = :project_id AND index >= w.index * 256 AND index < w.index * 256 + w.width)
+      ELSE
+        (SELECT string_agg(root, '' ORDER BY index) FROM animus.log_tile
+         WHERE project_id = :project_id AND level = w.level - 1
+           AND index >= w.index * 256 AND index < w.index * 256 + w.width)
+    END, '') AS hashes
+    FROM unnest(CAST(:levels AS integer[]), CAST(:indexes AS bigint[]), CAST(:widths AS integer[]))
+      WITH ORDINALITY AS w (level, index, width, place)
+    ORDER BY w.place
+    """
 )

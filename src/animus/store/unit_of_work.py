@@ -28,6 +28,7 @@ from animus.domain.access import Principal
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, Logged, RecordManifest
 from animus.domain.document import Sealed, differing_paths, parse_json, seal
 from animus.domain.errors import Conflict, Denied, DomainError, NotFound, Refused, Unavailable
+from animus.domain.log import unsound
 from animus.domain.names import INSTANCE_LOG, project_name
 from animus.domain.project import Project
 from animus.domain.tile import MAX_ENTRY_BYTES
@@ -98,9 +99,12 @@ class UnitOfWork:
         engine: AsyncEngine,
         new_id: Callable[[], str],
         seal: Callable[[str, str, bytes], bytes],
-        check_sound: Callable[[], None],
+        check_sound: Callable[[], None] | None,
     ) -> None:
-        """`seal` makes the MAC of (project, entry id, leaf hash); `check_sound` raises while no change may be taken."""
+        """`seal` makes the MAC of (project, entry id, leaf hash); `check_sound` raises while this server cannot sign.
+
+        What the leading server found wrong holds for all, by the database. None is for an operator, who mends it.
+        """
         self._engine = engine
         self._new_id = new_id
         self._seal = seal
@@ -114,7 +118,8 @@ class UnitOfWork:
         unsound. A Conflict or Refused is audited, and carries its entry. With `validate_only`, everything runs and
         nothing is kept.
         """
-        self._check_sound()
+        if self._check_sound is not None:
+            self._check_sound()
         try:
             return await self._retried(lambda: self._change(call, decide, creates_project))
         except (Conflict, Refused) as error:
@@ -185,6 +190,8 @@ class UnitOfWork:
     async def _change(self, call: Call, decide: Decide, creates_project: bool) -> Answer:
         async with translated(), self._engine.connect() as connection, connection.begin() as transaction:
             view, opened = await self._open(connection, call.project_id, call.method, call.request_id)
+            if self._check_sound is not None and not opened.log_sound:
+                raise unsound()
             if not view.project_known and not creates_project:
                 raise project_unknown(call.project_id)
             if opened.first_reply is not None:

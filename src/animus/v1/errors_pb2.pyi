@@ -152,8 +152,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_BUSY: _Reason.ValueType  # 94
     """RESOURCE_EXHAUSTED. All database connections stayed busy for longer than a call may wait."""
     REASON_LOG_UNSOUND: _Reason.ValueType  # 95
-    """UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no change is taken until an operator has
-    seen to it. `ErrorInfo.metadata` has `problem`. Example: the database was restored from an older backup.
+    """UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no server takes a change until an
+    operator has seen to it. Why is in the servers' logs: it may concern another project than the caller's. Example: the
+    database was restored from an older backup.
     """
     REASON_LOG_DAMAGED: _Reason.ValueType  # 96
     """DATA_LOSS. What is stored of the log is not what was logged; `ErrorInfo.metadata` names the place. Example: the bytes
@@ -289,8 +290,9 @@ repeat it with the same request_id to know.
 REASON_BUSY: Reason.ValueType  # 94
 """RESOURCE_EXHAUSTED. All database connections stayed busy for longer than a call may wait."""
 REASON_LOG_UNSOUND: Reason.ValueType  # 95
-"""UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no change is taken until an operator has
-seen to it. `ErrorInfo.metadata` has `problem`. Example: the database was restored from an older backup.
+"""UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no server takes a change until an
+operator has seen to it. Why is in the servers' logs: it may concern another project than the caller's. Example: the
+database was restored from an older backup.
 """
 REASON_LOG_DAMAGED: Reason.ValueType  # 96
 """DATA_LOSS. What is stored of the log is not what was logged; `ErrorInfo.metadata` names the place. Example: the bytes

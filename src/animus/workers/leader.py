@@ -1,7 +1,7 @@
 """The task that keeps the log: integrates ten times a second, publishes once a second and whenever it is asked to.
 
-Every server that has the signer's state runs it, and one of them leads. What is wrong is in `problem`, for the health
-of the server and for the changes that it refuses while the log cannot be signed.
+Every server that has the signer's state runs it, and one of them leads. What is wrong is in `problem` and, for all
+servers, in the database: none takes a change until a round of a leader has found all of it well.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import structlog
 from animus.domain.errors import Unavailable
 from animus.keyring import Keyring, KeyringError
 from animus.store.engine import sqlstate
-from animus.store.log import LogStore
+from animus.store.log import LogStore, NotLeading
 from animus.store.signer_state import SignerStateError
 from animus.workers.integrator import BATCH, Integrator
 from animus.workers.publisher import Contradiction, Publisher
@@ -72,53 +72,66 @@ class Leader:
         """One round; says whether there is more to integrate at once."""
         try:
             more = await self._work()
+            self._say("")
+            return more
         except Unavailable as error:
             self._fence, self.leads = 0, False  # whatever comes back may be another database
             log.warning("the log waits for the database", reason=error.message)
             return False
         except (Contradiction, SignerStateError, KeyringError) as error:
-            self._say(str(error))
-            return False
+            problem = str(error)
         except Exception as error:
             if state := sqlstate(error):
                 # Rows stand where new ones belong, or a grant is gone: the tables are not as this program left them.
-                self._say(f"the log cannot be written: SQLSTATE {state}")
+                problem = f"the log cannot be written: SQLSTATE {state}"
             else:  # a defect must not end the task unseen: it is said like the others, and tried again
                 log.exception("the log stands still")
-                self._say("a defect of the control plane; its log has the cause")
-            return False
-        self._say("")
-        return more
+                problem = "a defect of the control plane; its log has the cause"
+        self._say(problem)
+        try:
+            await self._store.report(problem)
+        except Exception as error:  # this server takes no change all the same, and tries again
+            log.warning("other servers cannot be told", sqlstate=sqlstate(error), reason=str(error).partition("\n")[0])
+        return False
 
     async def _work(self) -> bool:
+        try:
+            return await self._lead()
+        except NotLeading:
+            self._fence, self.leads = 0, False
+            if self.problem and await self._store.holds_lead():
+                raise Contradiction(self.problem) from None  # not looked at: it stands until this server has
+            return False
+
+    async def _lead(self) -> bool:
         self._keyring.reload()
         due = self._wanted.is_set() or time.monotonic() >= self._next_publish
         self._wanted.clear()
         async with self._store.lead() as writer:
-            self.leads = writer is not None
-            if writer is None:
-                self._fence = 0
-                return False
-            fence = writer.fence
+            self.leads, fence = True, writer.fence
             taken = await self._integrator.step(writer)
             if due:
                 await self._integrator.step_quarantine(writer)
         self.integrated += taken
         try:
-            if fence != self._fence:
+            if fence == self._fence and due:
+                await self._publish()
+            elif fence != self._fence:
                 await self._publisher.check_all()
+                await self._publish()
+                await self._store.report("")
                 self._fence = fence
-            if due:
-                self._next_publish = time.monotonic() + PUBLISH_SECONDS
-                self.published += await self._publisher.step()
         except (Contradiction, SignerStateError) as error:
-            if await self._store.still_leads(fence):
+            if await self._store.holds_lead(fence):
                 raise
             # Stopped for longer than its lease, it compared what it had read before with what the other signed since.
             log.warning("another server took the lead", found=str(error))
-            self._fence, self.leads = 0, False
-            return False
+            raise NotLeading from None
         return taken == BATCH
+
+    async def _publish(self) -> None:
+        self._next_publish = time.monotonic() + PUBLISH_SECONDS
+        self.published += await self._publisher.step()
 
     def _say(self, problem: str) -> None:
         if problem and problem != self.problem:

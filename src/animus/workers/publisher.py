@@ -49,13 +49,11 @@ class Publisher:
     async def check_all(self) -> None:
         """Raises Contradiction unless the database holds all that was ever signed in this epoch, and no more.
 
-        To be called before the first round, and whenever the database may be another than before.
+        To be called before the first round, and whenever the database may be another than before. Raises NotLeading.
         """
         epoch = await asyncio.to_thread(self._state.epoch)
         heads = await asyncio.to_thread(self._state.heads)
         async with self._store.lead() as writer:
-            if writer is None:
-                return
             await self._check_epoch(writer, epoch)
             trees = await writer.every_tree()
             for project_id, largest in (await writer.largest_checkpoints(epoch)).items():
@@ -70,8 +68,8 @@ class Publisher:
     async def step(self) -> int:
         """Signs the head of each log that grew, then that of the instance's log, and returns how many were stored.
 
-        Raises Contradiction, SignerStateError, or Unavailable when the database does not answer. Whichever it is, the
-        next call goes on: a head that was promised is signed again, and is the same.
+        Raises Contradiction, SignerStateError, NotLeading, or Unavailable when the database does not answer. Whichever
+        it is, the next call goes on, or the next leader's: a head that was promised is signed again, and is the same.
         """
         epoch = await asyncio.to_thread(self._state.epoch)
         count = 0
@@ -84,8 +82,6 @@ class Publisher:
 
     async def _sign(self, epoch: int, of_instance: bool) -> list[Signed]:
         async with self._store.lead() as writer:
-            if writer is None:
-                return []
             await self._check_epoch(writer, epoch)
             trees = {
                 project_id: tree
@@ -105,8 +101,6 @@ class Publisher:
 
     async def _store_signed(self, epoch: int, signed: list[Signed]) -> None:
         async with self._store.lead() as writer:
-            if writer is None:  # the next leader finds the heads promised, and signs the same
-                return
             await writer.publish(epoch, [(each.project_id, each.tree.size, each.note) for each in signed])
             leaves = [
                 (INSTANCE_LOG, instance_entry_id(each.project_id, epoch, each.tree.size), merkle.leaf_hash(each.note))
