@@ -1,477 +1,292 @@
 """What the audit log costs, and how fast it is: `python -m benchmarks.log [rpc|integrator|latency|proofs|all]`.
 
 Everything runs on one machine, on Unix sockets and loopback, on a PostgreSQL of its own with fsync on, and ends by
-itself. Ratios are of medians of interleaved rounds; figures in seconds and rates are of this machine.
+itself. Tables go to stderr as they come, all figures to stdout as JSON. Ratios are of what ran in turns beside each
+other; rates and times are of this machine, with whatever else it was doing.
 """
 
 import argparse
 import asyncio
-import hashlib
+import itertools
 import json
 import os
 import platform
 import random
-import secrets
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import grpc
 import uvloop
-from sqlalchemy import make_url, text
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from animus.domain import document, merkle
-from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord
 from animus.keyring import Keyring
-from animus.store.embedded import OWNER, EmbeddedPostgres, database_grants
 from animus.store.engine import make_engine
 from animus.store.log import LogStore
-from animus.store.migrate import migrate
-from animus.store.signer_state import SignerState
-from animus.v1 import (
-    dataset_pb2,
-    dataset_pb2_grpc,
-    environment_pb2,
-    environment_pb2_grpc,
-    log_pb2,
-    log_pb2_grpc,
-    pipeline_pb2,
-    pipeline_pb2_grpc,
-    project_pb2,
-    project_pb2_grpc,
-    run_pb2,
-    run_pb2_grpc,
-)
-from animus.workers.integrator import Integrator
-from animus.workers.publisher import Publisher
+from animus.v1 import log_pb2, log_pb2_grpc
+from benchmarks.entries import fill, integrate
+from benchmarks.stack import PRODUCT, UNAUDITED, Machine, Served, machine, serving
 from benchmarks.unaudited import strip
+from benchmarks.work import IN_FLIGHT, Send, prepare, rate, senders
 
-IN_FLIGHT = 32
-DIGEST = "sha256:" + "1" * 64
-TIME = "2026-01-02T03:04:05.000000Z"
+LOOK_SECONDS = 0.01  # between two looks at what is published
+WAIT_SECONDS = 600  # for a log to be published, at most
 
-Request = Callable[[str], Awaitable[Any]]
+Row = dict[str, str | int | float]
 
 
 @dataclass(slots=True)
-class Machine:
-    """A PostgreSQL and the folders of a benchmark."""
+class Round:
+    """What some calls came to."""
 
-    folder: Path
-    postgres: EmbeddedPostgres
+    per_second: float
+    server_ms: float  # CPU of the server, for each call
+    database_ms: float  # the same of PostgreSQL
 
-    async def database(self, name: str) -> dict[str, str]:
-        """A new migrated database, as each role reaches it."""
-        urls = {
-            role: make_url(url).set(database=name).render_as_string(hide_password=False)
-            for role, url in (
-                ("owner", self.postgres.owner_url),
-                ("service", self.postgres.service_url),
-                ("admin", self.postgres.admin_url),
-            )
-        }
-        engine = create_async_engine(self.postgres.admin_url, isolation_level="AUTOCOMMIT")
-        async with engine.connect() as admin:
-            for statement in (f"CREATE DATABASE {name} OWNER {OWNER}", *database_grants(name)):
-                await admin.execute(text(statement))
-        await engine.dispose()
-        await migrate(urls["owner"])
-        return urls
+    @property
+    def cpu_ms(self) -> float:
+        """CPU for each call, the client's left out."""
+        return self.server_ms + self.database_ms
+
+
+async def measure_rpc(here: Machine, calls: int, rounds: int, most_projects: int) -> list[Row]:
+    """Audited against unaudited, in turns, on one project and on many."""
+    projects = [f"p{number}" for number in range(most_projects)]
+    rows: list[Row] = []
+    async with serving(here, "audited", PRODUCT) as audited, serving(here, "unaudited", UNAUDITED) as unaudited:
+        await strip(unaudited.database.admin_url, projects)
+        sides = {"audited": audited, "unaudited": unaudited}
+        ways: dict[str, dict[str, Send]] = {}
+        for name, served in sides.items():
+            # The hot project has a run for each call in flight: those of one run wait for each other.
+            prepared = await prepare(served, projects[:1], IN_FLIGHT) | await prepare(served, projects[1:], 1)
+            ways[name] = senders(served, prepared)
+        for method, count in itertools.product(ways["audited"], sorted({1, most_projects})):
+            found: dict[str, list[Round]] = {name: [] for name in sides}
+            for number in range(-1, rounds):  # the first is a warm-up
+                for name in sides:
+                    async with alone(sides, name):
+                        one = await _round(sides[name], projects[:count], calls, ways[name][method], name == "audited")
+                    if number >= 0:
+                        found[name].append(one)
+            rows.append({"call": method, "projects": count, **_compared(found["audited"], found["unaudited"])})
+    return rows
 
 
 @asynccontextmanager
-async def machine() -> AsyncIterator[Machine]:
-    """A PostgreSQL on the disk of temporary files, with fsync on."""
-    folder = Path(tempfile.mkdtemp(prefix="animus-bench-"))
-    os.chmod(folder, 0o711)  # noqa: PTH101, S103 (PostgreSQL runs as another account when we are root)
-    postgres = EmbeddedPostgres.start(folder / "postgres")
+async def alone(sides: dict[str, Served], name: str) -> AsyncIterator[None]:
+    """Stops all servers but one."""
+    others = [served for other, served in sides.items() if other != name]
+    for served in others:
+        await served.pause()
     try:
-        yield Machine(folder, postgres)
+        yield
     finally:
-        postgres.stop()
-        shutil.rmtree(folder)
+        for served in others:
+            served.resume()
 
 
-@dataclass(slots=True)
-class Served:
-    """A server in a process of its own, and calls to it."""
+async def _round(served: Served, projects: Sequence[str], calls: int, send: Send, audited: bool) -> Round:
+    """One round. CPU counts until what was promised is published; the rate ends with the last reply."""
+    before = served.cpu_seconds()
+    per_second = await rate(projects, calls, send)
+    if audited:
+        await published(served)
+    server, database = (
+        (after - start) * 1_000 / calls for after, start in zip(served.cpu_seconds(), before, strict=True)
+    )
+    return Round(per_second, server, database)
 
-    channel: grpc.aio.Channel
-    metadata: tuple[tuple[str, str], ...]
 
-    async def call(self, method: Any, request: Any) -> Any:
-        """The reply."""
-        return await method(request, metadata=self.metadata, timeout=60)
-
-
-@asynccontextmanager
-async def serving(folder: Path, database_url: str, module: str) -> AsyncIterator[Served]:
-    """A server until the context ends."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANIMUS_")}
-    environment |= {
-        "ANIMUS_DATA_DIR": str(folder),
-        "ANIMUS_DATABASE_URL": database_url,
-        "ANIMUS_GRPC_PORT": "0",
-        "ANIMUS_GATEWAY": "false",
-        "ANIMUS_METRICS_PORT": "0",
-        "ANIMUS_LOG_LEVEL": "warning",
+def _compared(audited: list[Round], unaudited: list[Round]) -> Row:
+    pairs = [one.per_second / other.per_second for one, other in zip(audited, unaudited, strict=True)]
+    medians = [statistics.median(each.per_second for each in side) for side in (audited, unaudited)]
+    cpu = [statistics.median(each.cpu_ms for each in side) for side in (audited, unaudited)]
+    servers = [statistics.median(each.server_ms for each in side) for side in (audited, unaudited)]
+    return {
+        "audited per second": round(medians[0]),
+        "unaudited per second": round(medians[1]),
+        "ratio": round(medians[0] / medians[1], 2),
+        "least of a pair": round(min(pairs), 2),
+        "greatest of a pair": round(max(pairs), 2),
+        "audited CPU ms": round(cpu[0], 2),
+        "of it server": round(servers[0], 2),
+        "unaudited CPU ms": round(cpu[1], 2),
+        "of which server": round(servers[1], 2),
+        "ratio of CPU": round(cpu[1] / cpu[0], 2),
     }
-    command = [sys.executable, "-m", *module.split()]
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=subprocess.DEVNULL)
-    try:
-        state = folder / "server.json"
-        while not state.exists():
-            if process.returncode is not None:
-                raise SystemExit(f"{module} ended with {process.returncode}")
+
+
+async def published(served: Served) -> None:
+    """Waits until every log of a server's instance is published."""
+    engine = create_async_engine(served.database.admin_url)
+    async with asyncio.timeout(WAIT_SECONDS), engine.connect() as admin:
+        while (await admin.execute(_PENDING)).scalar_one():  # noqa: ASYNC110 (another process publishes)
             await asyncio.sleep(0.05)
-        address = json.loads(state.read_text())["grpc"]
-        token = (folder / "admin.token").read_text().strip()
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield Served(channel, (("authorization", f"Bearer {token}"),))
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.wait(), 30)
+    await engine.dispose()
 
 
-async def prepare(served: Served, projects: Sequence[str]) -> dict[str, run_pb2.RunSpec]:
-    """Makes projects, and in each what a run binds."""
-    specs = {}
-    for project in projects:
-        await served.call(
-            project_pb2_grpc.ProjectServiceStub(served.channel).CreateProject,
-            project_pb2.CreateProjectRequest(
-                project_id=project,
-                request_id=project,
-                project=project_pb2.Project(project_id=project, display_name="", description=""),
-            ),
-        )
-    for project in projects:
-        datasets = dataset_pb2_grpc.DatasetServiceStub(served.channel)
-        await served.call(datasets.CreateDataset, new_dataset(project, "data"))
-        await served.call(
-            datasets.RegisterDatasetVersion,
-            dataset_pb2.RegisterDatasetVersionRequest(
-                project_id=project,
-                request_id="version",
-                dataset_version=dataset_pb2.DatasetVersion(
-                    dataset_id="data", content_digest=DIGEST, size_bytes=1, media_type="text/csv", uri=""
-                ),
-            ),
-        )
-        lock = await served.call(
-            environment_pb2_grpc.EnvironmentServiceStub(served.channel).RegisterEnvironmentLock,
-            environment_pb2.RegisterEnvironmentLockRequest(
-                project_id=project,
-                request_id="environment",
-                environment_lock=environment_pb2.EnvironmentLock(
-                    python_version="3.11.7", platform_os="linux", platform_architecture="x86_64", lock_file_digest=""
-                ),
-            ),
-        )
-        pipeline = await served.call(
-            pipeline_pb2_grpc.PipelineServiceStub(served.channel).RegisterPipelineSpec,
-            pipeline_pb2.RegisterPipelineSpecRequest(
-                project_id=project, request_id="pipeline", pipeline_spec=new_pipeline()
-            ),
-        )
-        specs[project] = run_pb2.RunSpec(
-            api_version="animus/v1",
-            kind="Run",
-            pipeline_spec_digest=pipeline.record.digest,
-            datasets=[run_pb2.DatasetBinding(dataset_ref="data", dataset_id="data", content_digest=DIGEST)],
-            commit=run_pb2.Commit(repository="https://git.test/demo", sha="c" * 40),
-            environment_lock_digest=lock.record.digest,
-            parameters=[run_pb2.Parameter(name="seed", type=run_pb2.PARAMETER_TYPE_INT, value="7")],
-        )
-    return specs
+async def measure_integrator(here: Machine, entries: int, most_projects: int) -> list[Row]:
+    """Entries a second, each with its seal checked and its bytes hashed again, on one project and on many."""
+    rows: list[Row] = []
+    keyring, _ = Keyring.create(here.folder / "integrator", "animus.bench")
+    for count in sorted({1, most_projects}):
+        database = await here.database(f"integrator_{count}")
+        engine = make_engine(database.service_url, pool_size=1, pgbouncer=False)
+        for number in range(count):
+            await fill(engine, keyring, f"p{number}", entries // count)
+        done, seconds = await integrate(LogStore(engine, "bench"), keyring)
+        await engine.dispose()
+        rows.append({"projects": count, "entries": done, "per second": round(done / seconds)})
+    return rows
 
 
-def new_dataset(project: str, dataset_id: str) -> dataset_pb2.CreateDatasetRequest:
-    """A request for a dataset."""
-    return dataset_pb2.CreateDatasetRequest(
-        project_id=project,
-        request_id=f"dataset-{dataset_id}",
-        dataset=dataset_pb2.Dataset(dataset_id=dataset_id, description=""),
-    )
+async def measure_latency(here: Machine, calls: int) -> list[Row]:
+    """From a reply to the first checkpoint that covers its entry, as the client's clock sees both, under load."""
+    projects = [f"p{number}" for number in range(8)]
+    replies: list[tuple[str, str, float]] = []  # project, entry, and when
+    async with serving(here, "latency", PRODUCT) as served:
+        create = senders(served, await prepare(served, projects, 0))["CreateDataset"]
 
+        async def send(project: str) -> None:
+            reply = await create(project)
+            replies.append((project, reply.record.audit_entry_id, time.perf_counter()))
 
-def new_pipeline() -> pipeline_pb2.PipelineSpec:
-    """A pipeline of one step."""
-    from google.protobuf import json_format
-
-    step = {
-        "name": "train",
-        "image": f"registry.test/train@sha256:{'a' * 64}",
-        "command": ["python"],
-        "args": [],
-        "inputs": {"datasets": [{"name": "data", "datasetRef": "data"}], "artifacts": []},
-        "outputs": {"artifacts": []},
-        "env": [],
-        "resources": {"cpu": "1", "memory": "1Gi", "gpu": 0},
-        "retryPolicy": {
-            "maxAttempts": 1,
-            "retryOn": [],
-            "backoff": {"type": "BACKOFF_TYPE_FIXED", "initialSeconds": 1, "maxSeconds": 1, "multiplier": "1"},
-        },
-    }
-    tree = {
-        "apiVersion": "animus/v1",
-        "kind": "Pipeline",
-        "metadata": {"name": "bench", "description": "", "labels": []},
-        "spec": {"steps": [step], "dependencies": []},
-    }
-    return json_format.ParseDict(tree, pipeline_pb2.PipelineSpec())
-
-
-async def rate(projects: Sequence[str], calls: int, send: Request) -> float:
-    """Calls a second, with so many in flight."""
-    left = iter(range(calls))
-
-    async def worker() -> None:
-        for number in left:
-            await send(projects[number % len(projects)])
-
-    began = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-    return calls / (time.perf_counter() - began)
-
-
-def senders(served: Served, specs: dict[str, run_pb2.RunSpec]) -> dict[str, Request]:
-    """A way to make a new request of each method that is measured."""
-    datasets = dataset_pb2_grpc.DatasetServiceStub(served.channel)
-    runs = run_pb2_grpc.RunServiceStub(served.channel)
-
-    async def create_dataset(project: str) -> Any:
-        return await served.call(datasets.CreateDataset, new_dataset(project, f"d{secrets.token_hex(8)}"))
-
-    async def create_run(project: str) -> Any:
-        request = run_pb2.CreateRunRequest(project_id=project, request_id=secrets.token_hex(8), run_spec=specs[project])
-        return await served.call(runs.CreateRun, request)
-
-    return {"CreateDataset": create_dataset, "CreateRun": create_run}
-
-
-async def measure_rpc(calls: int, rounds: int) -> dict[str, Any]:
-    """Audited against unaudited, interleaved, on one project and on 64."""
-    found: dict[str, Any] = {}
-    async with machine() as here:
-        for count in (1, 64):
-            projects = [f"p{number}" for number in range(count)]
-            async with AsyncExitStack() as stack:
-                ways: dict[str, dict[str, Request]] = {}
-                for name, module in (("audited", "animus.cli serve"), ("unaudited", "benchmarks.unaudited")):
-                    urls = await here.database(f"{name}_{count}")
-                    folder = here.folder / f"{name}-{count}"
-                    folder.mkdir()
-                    if name == "unaudited":  # the instance is founded by the product itself, then stripped
-                        async with serving(folder, urls["service"], "animus.cli serve"):
-                            pass
-                        await strip(urls["admin"], projects)
-                    served = await stack.enter_async_context(serving(folder, urls["service"], module))
-                    ways[name] = senders(served, await prepare(served, projects))
-                for method in ways["audited"]:
-                    rates: dict[str, list[float]] = {"audited": [], "unaudited": []}
-                    for ways_of in ways.values():
-                        await rate(projects, calls // 4, ways_of[method])
-                    for _ in range(rounds):
-                        for name, ways_of in ways.items():
-                            rates[name].append(await rate(projects, calls, ways_of[method]))
-                    audited, unaudited = (statistics.median(rates[name]) for name in ("audited", "unaudited"))
-                    found[f"{method}, {count} projects"] = {
-                        "audited_per_second": round(audited),
-                        "unaudited_per_second": round(unaudited),
-                        "ratio": round(audited / unaudited, 3),
-                    }
-    return found
-
-
-def entry_of(project: str, number: int) -> tuple[str, bytes]:
-    """The id and bytes of an audit entry of usual size."""
-    entry_id = hashlib.sha256(f"{project}/{number}".encode()).hexdigest()[:32]
-    return entry_id, document.dump(
-        AuditEntry(
-            project_id=project,
-            entry_id=entry_id,
-            principal="admin",
-            action="run.create",
-            resource=f"projects/{project}/runs/{entry_id}",
-            method="animus.v1.RunService/CreateRun",
-            request_id=entry_id,
-            request_digest=DIGEST,
-            time=TIME,
-            outcome=AuditOutcome.ACCEPTED,
-            reason="",
-            records=tuple(AuditRecord(kind, DIGEST) for kind in ("run", "lineage_edge", "lineage_edge")),
-            refusals=(),
-            reply_digest=DIGEST,
-        )
-    )
-
-
-async def fill(engine: Any, keyring: Keyring, project: str, first: int, count: int) -> None:
-    """Queues entries of a project, as a server would."""
-    statement = text(
-        "WITH e AS (INSERT INTO animus.audit_entry (project_id, document)"
-        " SELECT :project, unnest(CAST(:documents AS bytea[])))"
-        " INSERT INTO animus.audit_queue (project_id, entry_id, leaf_hash, seal)"
-        " SELECT :project, * FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS bytea[]), CAST(:seals AS bytea[]))"
-    )
-    for start in range(first, first + count, 5_000):
-        entries = [entry_of(project, number) for number in range(start, min(start + 5_000, first + count))]
-        hashes = [merkle.leaf_hash(data) for _, data in entries]
-        seals = [
-            keyring.seal(project, entry_id, leaf_hash) for (entry_id, _), leaf_hash in zip(entries, hashes, strict=True)
-        ]
-        async with engine.connect() as connection, connection.begin():
-            await connection.execute(text("SELECT set_config('animus.project_id', :p, true)"), {"p": project})
-            await connection.execute(
-                statement,
-                {
-                    "project": project,
-                    "documents": [data for _, data in entries],
-                    "ids": [entry_id for entry_id, _ in entries],
-                    "hashes": hashes,
-                    "seals": seals,
-                },
-            )
-
-
-async def integrate(store: LogStore, keyring: Keyring) -> tuple[int, float]:
-    """Empties the queue; how many entries, in how many seconds."""
-    integrator, count, began = Integrator(keyring), 0, time.perf_counter()
-    while True:
-        async with store.lead() as writer:
-            assert writer is not None, "somebody else leads"
-            taken = await integrator.step(writer)
-        if not taken:
-            return count, time.perf_counter() - began
-        count += taken
-
-
-async def measure_integrator(entries: int) -> dict[str, Any]:
-    """Entries a second, each hashed again, on one project and on 64."""
-    found = {}
-    async with machine() as here:
-        keyring, _ = Keyring.create(here.folder / "log", "animus.bench")
-        for count in (1, 64):
-            urls = await here.database(f"integrator_{count}")
-            engine = make_engine(urls["service"], pool_size=4, pgbouncer=False)
-            for number in range(count):
-                await fill(engine, keyring, f"p{number}", 0, entries // count)
-            done, seconds = await integrate(LogStore(engine, "bench"), keyring)
-            found[f"{count} projects"] = {"entries": done, "per_second": round(done / seconds)}
-            await engine.dispose()
-    return found
-
-
-async def measure_latency(calls: int) -> dict[str, Any]:
-    """From a change's transaction to the first checkpoint that covers it, by the database's clock, under load."""
-    async with machine() as here:
-        urls = await here.database("latency")
-        folder = here.folder / "latency"
-        folder.mkdir()
-        projects = [f"p{number}" for number in range(8)]
-        async with serving(folder, urls["service"], "animus.cli serve") as served:
-            send = senders(served, await prepare(served, projects))["CreateDataset"]
-            per_second = await rate(projects, calls, send)
-        engine = create_async_engine(urls["admin"])
+        looking = asyncio.create_task(_look(served))
+        per_second = await rate(projects, calls, send)
+        await published(served)
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        looking.cancel()
+        seen = (await asyncio.gather(looking, return_exceptions=True))[0]
+        assert isinstance(seen, dict), seen
+        engine = create_async_engine(served.database.admin_url)
         async with engine.connect() as admin:
-            rows = await admin.execute(
-                text(
-                    "SELECT extract(epoch FROM min(c.create_time) - CAST(e.time AS timestamptz))"
-                    " FROM animus.log_leaf l JOIN animus.audit_entry e USING (project_id, entry_id)"
-                    " JOIN animus.log_checkpoint c ON c.project_id = l.project_id AND c.size > l.index"
-                    " WHERE l.project_id LIKE 'p%' GROUP BY l.project_id, l.index, e.time"
-                )
-            )
-            seconds = sorted(float(value) for value in rows.scalars())
+            indexes = {(project, entry): index for project, entry, index in await admin.execute(_INDEXES)}
         await engine.dispose()
-    return {"entries": len(seconds), "load_per_second": round(per_second), **quantiles(seconds, "seconds", 1)}
+    seconds = []
+    for project, entry_id, when in replies:
+        sizes, times = seen[project]
+        seconds.append(max(0.0, times[bisect_right(sizes, indexes[project, entry_id])] - when))
+    return [
+        {"changes": len(seconds), "changes per second": round(per_second), **quantiles(sorted(seconds), "s", 1)},
+    ]
 
 
-async def measure_proofs(leaves: int, proofs: int) -> dict[str, Any]:
+async def _look(served: Served) -> dict[str, tuple[list[int], list[float]]]:
+    """Until it is cancelled: the sizes of published checkpoints, by log, and when each was there."""
+    seen: dict[str, tuple[list[int], list[float]]] = {}
+    engine = create_async_engine(served.database.admin_url, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as admin:
+            while True:
+                rows = (await admin.execute(_PUBLISHED)).all()
+                now = time.perf_counter()
+                for project_id, size in rows:
+                    sizes, times = seen.setdefault(project_id, ([], []))
+                    if not sizes or sizes[-1] < size:
+                        sizes.append(size)
+                        times.append(now)
+                await asyncio.sleep(LOOK_SECONDS)
+    except asyncio.CancelledError:
+        return seen
+    finally:
+        await engine.dispose()
+
+
+async def measure_proofs(here: Machine, leaves: int, proofs: int) -> list[Row]:
     """Time of a proof over gRPC, one in flight, in a log of many leaves."""
-    async with machine() as here:
-        urls = await here.database("proofs")
-        folder = here.folder / "proofs"
-        folder.mkdir()
-        async with serving(folder, urls["service"], "animus.cli serve") as served:
-            await prepare(served, ["p"])
-        keyring = Keyring(folder / "log")
-        engine = make_engine(urls["service"], pool_size=4, pgbouncer=False)
-        await fill(engine, keyring, "p", 0, leaves)
-        store = LogStore(engine, "bench")
-        await integrate(store, keyring)
-        began = time.perf_counter()
-        await Publisher(store, SignerState(folder / "log" / "signer.db"), keyring).step()
-        signed = time.perf_counter() - began
-        await store.hand_over()
+    async with serving(here, "proofs", PRODUCT) as served:
+        await prepare(served, ["p"], 0)
+        engine = make_engine(served.database.service_url, pool_size=1, pgbouncer=False)
+        await fill(engine, Keyring(served.folder / "log"), "p", leaves)
         await engine.dispose()
-        numbers = random.Random(7)  # noqa: S311
+        await published(served)  # by the server itself
+        log = log_pb2_grpc.LogServiceStub(served.channel)
+        size = (await served.call(log.GetCheckpoint, log_pb2.GetCheckpointRequest(project_id="p"))).size
+        numbers = random.Random(7)  # noqa: S311 (the same numbers each time)
         times: dict[str, list[float]] = {"inclusion": [], "consistency": []}
-        async with serving(folder, urls["service"], "animus.cli serve") as served:
-            log = log_pb2_grpc.LogServiceStub(served.channel)
-            size = (await served.call(log.GetCheckpoint, log_pb2.GetCheckpointRequest(project_id="p"))).size
-            for _ in range(proofs):
-                first, second = sorted(numbers.sample(range(1, size), 2))
-                asked = {
-                    "inclusion": (log.GetInclusionProof, log_pb2.GetInclusionProofRequest(project_id="p", index=first)),
-                    "consistency": (
-                        log.GetConsistencyProof,
-                        log_pb2.GetConsistencyProofRequest(project_id="p", first_size=first, second_size=second),
-                    ),
-                }
-                for name, (method, request) in asked.items():
-                    began = time.perf_counter()
-                    await served.call(method, request)
+        for number in range(proofs + proofs // 10):
+            first, second = sorted(numbers.sample(range(1, size), 2))
+            asked = {
+                "inclusion": (log.GetInclusionProof, log_pb2.GetInclusionProofRequest(project_id="p", index=first)),
+                "consistency": (
+                    log.GetConsistencyProof,
+                    log_pb2.GetConsistencyProofRequest(project_id="p", first_size=first, second_size=second),
+                ),
+            }
+            for name, (method, request) in asked.items():
+                began = time.perf_counter()
+                await served.call(method, request)
+                if number >= proofs // 10:  # those before are a warm-up
                     times[name].append(time.perf_counter() - began)
-    found: dict[str, Any] = {name: quantiles(sorted(values), "ms", 1_000) for name, values in times.items()}
-    return {"leaves": size, "proofs": proofs, "first_signature_seconds": round(signed, 2), **found}
+    return [
+        {"proof of": name, "leaves": size, "proofs": proofs, **quantiles(sorted(values), "ms", 1_000)}
+        for name, values in times.items()
+    ]
 
 
-def quantiles(values: Sequence[float], unit: str, factor: int) -> dict[str, float]:
+def quantiles(values: Sequence[float], unit: str, factor: int) -> Row:
     """Median and 99th percentile of sorted values."""
     return {
-        f"p{percent}_{unit}": round(values[min(len(values) - 1, len(values) * percent // 100)] * factor, 3)
+        f"p{percent} {unit}": round(values[min(len(values) - 1, len(values) * percent // 100)] * factor, 3)
         for percent in (50, 99)
     }
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for."""
-    scale = options.scale
-    parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-        "rpc": lambda: measure_rpc(max(64, int(2_000 * scale)), options.rounds),
-        "integrator": lambda: measure_integrator(max(640, int(100_000 * scale))),
-        "latency": lambda: measure_latency(max(100, int(10_000 * scale))),
-        "proofs": lambda: measure_proofs(max(1_000, int(1_000_000 * scale)), max(20, int(1_000 * scale))),
+def shown(title: str, rows: Sequence[Row]) -> Table:
+    """Figures for people."""
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    return table
+
+
+async def measure(part: str, scale: float, rounds: int) -> dict[str, Any]:
+    """All parts, or the one that was asked for."""
+    parts: dict[str, Callable[[Machine], Awaitable[list[Row]]]] = {
+        "rpc": lambda here: measure_rpc(here, max(IN_FLIGHT, int(1_500 * scale)), rounds, 64),
+        "integrator": lambda here: measure_integrator(here, max(640, int(100_000 * scale)), 64),
+        "latency": lambda here: measure_latency(here, max(100, int(10_000 * scale))),
+        "proofs": lambda here: measure_proofs(here, max(1_000, int(1_000_000 * scale)), max(100, int(1_000 * scale))),
     }
     found: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "load at the start": round(os.getloadavg()[0], 1),
     }
-    for name in parts if options.part == "all" else [options.part]:
-        found[name] = await parts[name]()
-        print(json.dumps({name: found[name]}, indent=2), file=sys.stderr, flush=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+    async with machine() as here:
+        for name in parts if part == "all" else [part]:
+            found[name] = await parts[name](here)
+            console.print(shown(name, found[name]))
+    found["load at the end"] = round(os.getloadavg()[0], 1)
     return found
 
 
+_PENDING = text(
+    "SELECT (SELECT count(*) FROM animus.audit_queue)"
+    " + (SELECT count(*) FROM animus.log_state WHERE size <> published_size)"
+)
+_PUBLISHED = text("SELECT project_id, published_size FROM animus.log_state")
+_INDEXES = text("SELECT project_id, entry_id, index FROM animus.log_leaf")
+
+
 def main() -> None:
-    """Runs the command line; JSON goes to stdout."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.log", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", nargs="?", default="all", choices=["rpc", "integrator", "latency", "proofs", "all"])
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of `rpc` (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of `rpc`, for each side and call (default 5)")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the usual amount of work (default 1)")
-    print(json.dumps(uvloop.run(measure(parser.parse_args())), indent=2))
+    options = parser.parse_args()
+    print(json.dumps(uvloop.run(measure(options.part, options.scale, options.rounds)), indent=2))
 
 
 if __name__ == "__main__":
