@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from animus.domain import attestation
 from animus.domain.audit import Logged
 from animus.domain.checkpoint import Checkpoint, dump_checkpoint
 from animus.domain.errors import Invalid
@@ -105,6 +106,11 @@ class Keyring:
         origin = origin_of(self.instance_name, logged.project_id, epoch)
         text = dump_receipt(Receipt(origin, logged.leaf_hash, logged.entry_id, promised_by(logged.time)))
         return sign_note(text, self.keys[:1], origin)
+
+    def envelope(self, payload: bytes) -> bytes:
+        """The file of a statement, signed by every key; the same each time while the keys are the same."""
+        message = attestation.pae(attestation.PAYLOAD_TYPE, payload)
+        return attestation.envelope(payload, [(key.public_key, key.sign(message)) for key in self.keys])
 
 
 def made_up_name() -> str:

@@ -28,6 +28,7 @@ from animus.domain.dataset import Column, Dataset, DatasetVersion, File, FileMan
 from animus.domain.document import MAX_INTEGER, json_name
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
 from animus.domain.errors import Invalid, Violation
+from animus.domain.evidence import AttemptSummary, Evidence, OutputSummary, RunSummary, StepSummary
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge, LineageRelation
 from animus.domain.log import MAX_SIZE, Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd, LogKeyStatus
@@ -64,7 +65,15 @@ from animus.domain.run import (
     RunSpec,
     admit,
 )
-from animus.domain.state import RunEvent, RunEventType, RunState, StepEvent, StepEventType
+from animus.domain.state import (
+    AttemptState,
+    RunEvent,
+    RunEventType,
+    RunState,
+    StepEvent,
+    StepEventType,
+    StepState,
+)
 
 LAW = settings(max_examples=50, deadline=None)
 
@@ -352,6 +361,52 @@ def cosignature(rng: Rng) -> Cosignature:
     return Cosignature(log_of(rng), rng.randint(1, 9), size(rng), vkey, f"— {printable(rng)} {public_key(rng)}")
 
 
+def evidence(rng: Rng) -> Evidence:
+    """A bundle of either kind."""
+    project, epoch, total = name(rng), rng.randint(1, MAX_SIZE), rng.randint(2, MAX_SIZE)
+    return Evidence(
+        project_id=project,
+        run_id=rng.choice(["", random_id(rng)]),
+        origin=f"{rng.choice(['animus.example', 'a', 'a/b-c_d'])}/{project}/{epoch}",
+        epoch=epoch,
+        first_index=rng.randint(0, total - 1),
+        size=total,
+        known_sizes=some(rng, lambda r: r.randint(1, total - 1), key=lambda each: each),
+    )
+
+
+def attempt_summary(rng: Rng) -> AttemptSummary:
+    """An attempt in any state."""
+    return AttemptSummary(
+        rng.randint(1, 100),
+        rng.choice(list(AttemptState)),
+        rng.choice(["none", "user", "system"]),
+        text(rng, 4_000),
+        rng.choice(["", time(rng)]),
+        rng.choice(["", time(rng)]),
+    )
+
+
+def run_summary(rng: Rng) -> RunSummary:
+    """A run in any state."""
+    return RunSummary(
+        random_id(rng),
+        rng.choice(list(RunState)),
+        rng.choice(["", digest(rng)]),
+        some(
+            rng,
+            lambda r: StepSummary(
+                name(r), r.choice(list(StepState)), some(r, attempt_summary, key=lambda each: each.attempt)
+            ),
+        ),
+        some(
+            rng,
+            lambda r: OutputSummary(name(r), name(r), r.randint(1, 100), digest(r)),
+            key=lambda each: (each.step, each.name),
+        ),
+    )
+
+
 MAKERS: dict[type, Callable[[Rng], Any]] = {
     Artifact: lambda r: Artifact(random_id(r), name(r), r.randint(1, 100), name(r), digest(r), size(r), text(r, 2_000)),
     AuditEntry: audit_entry,
@@ -359,6 +414,7 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     Dataset: lambda r: Dataset(name(r), text(r, 2_000), labels(r)),
     DatasetVersion: dataset_version,
     EnvironmentLock: environment_lock,
+    Evidence: evidence,
     ExecutionPlan: plan,
     FileManifest: manifest,
     LineageEdge: lambda r: LineageEdge(text(r, 99), r.choice(list(LineageRelation)), text(r, 99)),
@@ -375,6 +431,7 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     Run: run,
     RunEvent: run_event,
     RunSpec: run_spec,
+    RunSummary: run_summary,
     StepEvent: step_event,
     Token: lambda r: Token(digest(r), name(r), r.choice(list(Role)), time(r)),
 }
@@ -464,6 +521,7 @@ SAMPLES: dict[type, Any] = {
         (Package("numpy", "2.0"), Package("attrs", "1")), ONE,
         (Accelerator("H100", 8, "550"), Accelerator("A", 1, "1")),
     ),
+    Evidence: Evidence("p", RUN_ID, "animus.example/p/1", 1, 3, 9, (7, 2)),
     ExecutionPlan: make_plan(ONE, TWO, _PIPELINE),
     FileManifest: _FILES,
     LineageEdge: LineageEdge("projects/p/runs/r", LineageRelation.USED, "projects/p/x"),
@@ -484,6 +542,20 @@ SAMPLES: dict[type, Any] = {
         (StepEvent("e", "fit", 1, StepEventType.STARTED, ErrorKind.NONE, "", TIME),), RunState.RUNNING,
     ),
     RunSpec: _RUN_SPEC,
+    RunSummary: RunSummary(
+        RUN_ID, RunState.RUNNING, ONE,
+        (
+            StepSummary(
+                "split", StepState.SUCCEEDED,
+                (
+                    AttemptSummary(2, AttemptState.SUCCEEDED, "none", "", TIME, TIME),
+                    AttemptSummary(1, AttemptState.FAILED, "system", "lost", TIME, TIME),
+                ),
+            ),
+            StepSummary("fit", StepState.READY, ()),
+        ),
+        (OutputSummary("split", "test", 2, ONE), OutputSummary("split", "all", 2, TWO)),
+    ),
     StepEvent: StepEvent("e", "fit", 1, StepEventType.FAILED, ErrorKind.USER, "why", TIME),
     Token: Token(ONE, "ci", Role.OPERATOR, TIME),
 }  # fmt: skip
@@ -497,6 +569,7 @@ SETS = {
     ("EnvironmentLock", "accelerators"),
     ("EnvironmentLock", "images"),
     ("EnvironmentLock", "packages"),
+    ("Evidence", "known_sizes"),
     ("FileManifest", "files"),
     ("Group", "members"),
     ("PipelineGraph", "dependencies"),
@@ -507,12 +580,18 @@ SETS = {
     ("Project", "labels"),
     ("RetryPolicy", "retry_on"),
     ("Run", "labels"),
+    ("RunEvidence", "artifacts"),
+    ("RunEvidence", "edges"),
+    ("RunEvidence", "events"),
+    ("RunEvidence", "versions"),
     ("RunSpec", "datasets"),
     ("RunSpec", "parameters"),
+    ("RunSummary", "outputs"),
     ("Step", "env"),
     ("StepInputs", "artifacts"),
     ("StepInputs", "datasets"),
     ("StepOutputs", "artifacts"),
+    ("StepSummary", "attempts"),
 }
 SEQUENCES = {
     ("AdmissionDecision", "checks"),
@@ -531,6 +610,7 @@ SEQUENCES = {
     ("Policy", "groups"),
     ("RecordManifest", "records"),
     ("RunEvent", "step_event"),
+    ("RunSummary", "steps"),
     ("Scenario", "failures"),
     ("ScenarioResult", "attempts"),
     ("ScenarioResult", "skipped_steps"),
