@@ -31,7 +31,7 @@ ATTEMPT_ENDS = {AttemptState.SUCCEEDED: "COMPLETE", AttemptState.FAILED: "FAIL",
 
 # A URI with an authority (RFC 3986), addresses in brackets left out.
 _ENCODED = "%[0-9A-Fa-f]{2}"
-_NAME = r"A-Za-z0-9._~!$&'()*+,;=-"
+_NAME = r"A-Za-z0-9._~!$&'()*+,;=\-"
 URI = re.compile(
     rf"[A-Za-z][A-Za-z0-9+.-]*://(?:(?:[{_NAME}:]|{_ENCODED})*@)?(?:[{_NAME}]|{_ENCODED})*(?::[0-9]*)?"
     rf"(?:/(?:[{_NAME}:@/]|{_ENCODED})*)?(?:\?(?:[{_NAME}:@/?]|{_ENCODED})*)?(?:#(?:[{_NAME}:@/?]|{_ENCODED})*)?"
