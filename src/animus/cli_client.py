@@ -182,6 +182,21 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda step: bar.advance(task, step)
 
 
+@contextmanager
+def transfer() -> Iterator[Callable[[int], None]]:
+    """The bytes so far on stderr, if that is a terminal: call what this yields with the size of each part."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TransferSpeedColumn
+
+    columns = (SpinnerColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step: bar.advance(task, step)
+
+
 def print_json(tree: object) -> None:
     """A JSON document on stdout."""
     import orjson

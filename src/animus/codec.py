@@ -29,7 +29,7 @@ T = typing.TypeVar("T")
 M = typing.TypeVar("M", bound=Message)
 
 OUTPUT_ONLY = "record"
-CALL_FIELDS = ("request_id", "validate_only")  # of a request: say how to call, not what to do
+CALL_FIELDS = ("request_id", "validate_only", "offset")  # of a request: say how to call, not what to do
 
 _INVALID = object()
 _Decoder = Callable[[typing.Any, str, Violations], object]

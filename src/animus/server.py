@@ -40,6 +40,7 @@ from animus.service.audit import AuditService
 from animus.service.calls import Calls
 from animus.service.dataset import DatasetService
 from animus.service.environment import EnvironmentService
+from animus.service.evidence import EvidenceService
 from animus.service.lineage import LineageService
 from animus.service.log import LogService
 from animus.service.log_growth import LogGrowth
@@ -63,6 +64,7 @@ from animus.v1 import (
     audit_pb2,
     dataset_pb2,
     environment_pb2,
+    evidence_pb2,
     lineage_pb2,
     log_pb2,
     pipeline_pb2,
@@ -160,6 +162,10 @@ def add_services(
             LogService(work, pages, served.identity, served.growth, served.publish_soon, witnesses),
         ),
         (lineage_pb2.DESCRIPTOR, LineageService(work)),
+        (
+            evidence_pb2.DESCRIPTOR,
+            EvidenceService(work, served.identity, served.growth, served.publish_soon, served.keyring),
+        ),
     ]
     names = []
     for file, servicer in servicers:

@@ -18,6 +18,7 @@ from contract import METHODS
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from animus.config import Settings, load_settings
 from animus.server import Running, run_server
@@ -189,6 +190,15 @@ async def server(database: Database, tmp_path: Path) -> AsyncIterator[Server]:
         server = Server(running, channel, settings, admin)
         await server.project("p")
         yield server
+
+
+@pytest.fixture
+async def superuser(database: Database) -> AsyncIterator[AsyncConnection]:
+    """The database's superuser."""
+    engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as admin:
+        yield admin
+    await engine.dispose()
 
 
 def open_channel(address: str) -> grpc.aio.Channel:

@@ -16,7 +16,7 @@ import pytest
 from conftest import Database
 from google.protobuf.message import Message
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only
 
 from animus.v1 import run_pb2
@@ -193,15 +193,6 @@ async def log_faults(server: Server, superuser: AsyncConnection) -> AsyncIterato
     found = LogFaults(server.admin, superuser)
     with listening(server.running.engine, found):
         yield found
-
-
-@pytest.fixture
-async def superuser(database: Database) -> AsyncIterator[AsyncConnection]:
-    """The database's superuser."""
-    engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as admin:
-        yield admin
-    await engine.dispose()
 
 
 @pytest.fixture

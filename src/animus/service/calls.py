@@ -7,8 +7,8 @@ written to the audit log is answered with a receipt for it, an error too.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -169,7 +169,7 @@ class Identity:
 
 
 Serve = Callable[[Any, Caller], Awaitable[Message | Answer]]
-ServeStream = Callable[[Any, Caller], AsyncIterator[Message]]
+ServeStream = Callable[[Any, Caller], AsyncGenerator[Message | Answer, None]]
 Receipts = Callable[[Logged], bytes]
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -233,9 +233,7 @@ class Calls:
                     result = await serve(request, caller)
                 if not isinstance(result, Answer):
                     return result.SerializeToString()
-                if result.replayed:
-                    served.trailing.append(("animus-replayed", "true"))
-                self._promise(served, result.logged)
+                self._answered(served, result)
                 return result.reply
             raise AssertionError("an error was aborted with")
 
@@ -258,13 +256,18 @@ class Calls:
                         await self._identity.principal(served.metadata)
                         checked = time.monotonic()
 
-                messages = serve(request, caller)
-                while (message := await self._next(messages, check)) is not None:
-                    yield message.SerializeToString()
+                async with aclosing(serve(request, caller)) as messages:
+                    while (message := await self._next(messages, check)) is not None:
+                        if isinstance(message, Answer):  # of the change that the stream is of: told at its end
+                            self._answered(served, message)
+                        else:
+                            yield message.SerializeToString()
 
         return answer
 
-    async def _next(self, messages: AsyncIterator[Message], check: Callable[[], Awaitable[None]]) -> Message | None:
+    async def _next(
+        self, messages: AsyncIterator[Message | Answer], check: Callable[[], Awaitable[None]]
+    ) -> Message | Answer | None:
         """The next message of a stream, or None at its end. Raises Unavailable as soon as the server shuts down.
 
         `check` is called before a message is handed over, and now and then while there is none; what it raises passes.
@@ -322,6 +325,12 @@ class Calls:
         finally:
             self._open -= 1
             self._last_end = time.monotonic()
+
+    def _answered(self, served: Served, answer: Answer) -> None:
+        """Says at the end of the call what became of its change."""
+        if answer.replayed:
+            served.trailing.append(("animus-replayed", "true"))
+        self._promise(served, answer.logged)
 
     def _promise(self, served: Served, logged: Logged | None) -> None:
         """Gives the caller a receipt. The entry is committed by now: from here on its absence could be proven."""

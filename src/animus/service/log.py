@@ -6,7 +6,6 @@ against their hashes. So a table that was tampered with makes errors that name t
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import lru_cache
 
 from animus.codec import encode, timestamp
 from animus.domain import merkle, tile
@@ -22,9 +21,9 @@ from animus.domain.tile import WIDTH, Tile, dump_bundle
 from animus.service.calls import Caller, at_path, call_of
 from animus.service.log_growth import LogGrowth
 from animus.service.log_identity import LogIdentity, status_of, vkey_of
-from animus.service.log_leaves import check_place, data_of, missing
+from animus.service.log_leaves import check_place, check_whole, data_of, missing, nodes_of
 from animus.service.pages import Pages
-from animus.signing import is_good, verify_checkpoint
+from animus.signing import is_good
 from animus.store.log import StoredCheckpoint
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import log_pb2 as pb
@@ -174,7 +173,7 @@ class LogService:
                 if second < newest.size:
                     nodes += merkle.consistency_nodes(second, newest.size)
                 nodes += merkle.range_nodes(second)
-                found = await self._nodes(view, nodes, newest.size)
+                found = await nodes_of(view, nodes, newest.size)
                 reply.hashes.extend(merkle.prove_consistency(first, second, found))
                 _check_consistent(first, second, newest, found)
             return reply
@@ -189,7 +188,7 @@ class LogService:
         async def query(view: View) -> pb.Tile:
             await self._check_tile(view, wanted)
             hashes = (await view.log.tiles([wanted]))[wanted]
-            _check_whole(wanted, hashes)
+            check_whole(wanted, hashes)
             return pb.Tile(hashes=hashes)
 
         return await self.work.read_log(request.project_id, query)
@@ -271,37 +270,21 @@ class LogService:
         return cosignatures
 
     def _message(self, project_id: str, stored: StoredCheckpoint) -> pb.LogCheckpoint:
-        checkpoint = self._verified(project_id, stored)
+        checkpoint = self.identity.verified(project_id, stored)
         return pb.LogCheckpoint(
             origin=checkpoint.origin,
             size=checkpoint.size,
             root_hash=checkpoint.root_hash.hex(),
-            note=_note(stored),
+            note=stored.cosigned_note,
             create_time=timestamp(stored.create_time),
         )
-
-    def _verified(self, project_id: str, stored: StoredCheckpoint) -> Checkpoint:
-        """The checkpoint, if a key of the log signed it and it stands where it belongs."""
-        try:
-            checkpoint = _verify(stored.note, tuple(self.identity.verifiers(project_id, stored.epoch)))
-        except Invalid as error:
-            raise damaged(
-                f"the checkpoint of size {stored.size} in epoch {stored.epoch}: {error.message}",
-                checkpoint_size=str(stored.size),
-            ) from None
-        if checkpoint.size != stored.size:
-            raise damaged(
-                f"the checkpoint kept as that of size {stored.size} is one of size {checkpoint.size}",
-                checkpoint_size=str(stored.size),
-            )
-        return checkpoint
 
     async def _checkpoint(self, view: View, size: int) -> tuple[Checkpoint, StoredCheckpoint]:
         """The checkpoint of a size, or with 0 the newest."""
         found = await view.log.checkpoint(size)
         if found is None:
             raise _checkpoint_unknown(view.project_id, f"one of size {size}" if size else "one yet")
-        return self._verified(view.project_id, found), found
+        return self.identity.verified(view.project_id, found), found
 
     async def _prove(self, view: View, entry_id: str, index: int | None, size: int) -> pb.InclusionProof:
         checkpoint, stored = await self._checkpoint(view, size)
@@ -318,7 +301,7 @@ class LogService:
         hashes = merkle.prove_inclusion(
             index,
             checkpoint.size,
-            await self._nodes(view, merkle.inclusion_nodes(index, checkpoint.size), checkpoint.size),
+            await nodes_of(view, merkle.inclusion_nodes(index, checkpoint.size), checkpoint.size),
         )
         leaf_hash = merkle.leaf_hash(data_of(leaf, index))
         try:
@@ -330,7 +313,7 @@ class LogService:
                 entry=leaf.entry_id,
                 checkpoint_size=str(checkpoint.size),
             ) from None
-        note = _note(stored)
+        note = stored.cosigned_note
         return pb.InclusionProof(
             entry_id=leaf.entry_id,
             index=index,
@@ -339,14 +322,6 @@ class LogService:
             checkpoint=self._message(view.project_id, stored),
             tlog_proof=dump_proof(TlogProof(index, hashes, b"", note)),
         )
-
-    async def _nodes(self, view: View, nodes: Iterable[Node], size: int) -> dict[Node, bytes]:
-        """The hashes of these nodes of the tree of a size, from its tiles."""
-        wanted = tuple(dict.fromkeys(nodes))
-        tiles = await view.log.tiles(tile.tiles_of(wanted, size))
-        for each, hashes in tiles.items():
-            _check_whole(each, hashes)
-        return tile.nodes_in(tiles, wanted)
 
     async def _check_tile(self, view: View, wanted: Tile) -> None:
         newest, _ = await self._checkpoint(view, 0)
@@ -378,27 +353,10 @@ class LogService:
             check_random_id(entry_id, "entryId")
 
 
-@lru_cache(1_000)
-def _verify(note: bytes, keys: tuple[Key, ...]) -> Checkpoint:
-    """The checkpoint of a note that one of these keys has signed; remembered, since the same are asked for again."""
-    return verify_checkpoint(note, keys)[0]
-
-
-def _note(stored: StoredCheckpoint) -> bytes:
-    """The note with all its signature lines."""
-    return stored.note + "".join(f"{line}\n" for line in stored.cosignatures).encode()
-
-
 def _tile(level: int, index: int, width: int) -> Tile:
     check_within(index, 0, MAX_SIZE, "index")
     check_within(width, 0, WIDTH, "width")
     return Tile(level, index, width or WIDTH)
-
-
-def _check_whole(wanted: Tile, hashes: bytes) -> None:
-    if len(hashes) != wanted.width * merkle.HASH_BYTES:
-        path = tile.tile_path(wanted)
-        raise damaged(f"the tile {path} is missing, or lacks hashes", tile=path)
 
 
 def _check_consistent(first: int, second: int, newest: Checkpoint, found: dict[Node, bytes]) -> None:

@@ -1,12 +1,16 @@
 """What this instance's logs are called and signed with, kept in memory for the calls that need it."""
 
 import base64
+from functools import lru_cache
 
 from animus.domain.audit import Logged
-from animus.domain.log import FIRST_EPOCH, LogKeyStatus, origin_of
+from animus.domain.checkpoint import Checkpoint
+from animus.domain.errors import Invalid
+from animus.domain.log import FIRST_EPOCH, LogKeyStatus, damaged, origin_of
 from animus.domain.note import ED25519, Key
 from animus.keyring import Keyring
-from animus.store.log import KeyFacts, LogStore
+from animus.signing import verify_checkpoint
+from animus.store.log import KeyFacts, LogStore, StoredCheckpoint
 
 
 class LogIdentity:
@@ -37,9 +41,31 @@ class LogIdentity:
         origin = origin_of(self.instance_name, project_id, epoch)
         return [vkey_of(facts, origin) for facts in self.keys if status_of(facts) is not LogKeyStatus.REVOKED]
 
+    def verified(self, project_id: str, stored: StoredCheckpoint) -> Checkpoint:
+        """A checkpoint as it was stored, if a key of the log signed it and it stands where it belongs."""
+        try:
+            checkpoint = _verify(stored.note, tuple(self.verifiers(project_id, stored.epoch)))
+        except Invalid as error:
+            raise damaged(
+                f"the checkpoint of size {stored.size} in epoch {stored.epoch}: {error.message}",
+                checkpoint_size=str(stored.size),
+            ) from None
+        if checkpoint.size != stored.size:
+            raise damaged(
+                f"the checkpoint kept as that of size {stored.size} is one of size {checkpoint.size}",
+                checkpoint_size=str(stored.size),
+            )
+        return checkpoint
+
     def receipt(self, logged: Logged) -> bytes:
         """The signed promise to publish an entry that was committed."""
         return self._keyring.receipt(self.epoch, logged)
+
+
+@lru_cache(1_000)
+def _verify(note: bytes, keys: tuple[Key, ...]) -> Checkpoint:
+    """The checkpoint of a note that one of these keys has signed; remembered, since the same are asked for again."""
+    return verify_checkpoint(note, keys)[0]
 
 
 def vkey_of(facts: KeyFacts, origin: str) -> Key:

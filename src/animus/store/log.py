@@ -76,6 +76,11 @@ class StoredCheckpoint:
     cosignatures: tuple[str, ...]
     create_time: str
 
+    @property
+    def cosigned_note(self) -> bytes:
+        """The note with all its signature lines."""
+        return self.note + "".join(f"{line}\n" for line in self.cosignatures).encode()
+
 
 @dataclass(frozen=True, slots=True)
 class StoredLeaf:
@@ -350,6 +355,10 @@ class LogRows:
         statement = _INSTANCE_LEAVES if self.project_id == INSTANCE_LOG else _LEAVES
         return [StoredLeaf(*row) for row in await self._rows(statement, first=first, end=end)]
 
+    async def leaves_of(self, resource: str, size: int) -> list[StoredLeaf]:
+        """The leaves below a size whose entries are of a resource, or of one below its name; in their order."""
+        return [StoredLeaf(*row) for row in await self._rows(_LEAVES_OF, resource=resource, size=size)]
+
     async def tiles(self, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
         """The hashes of these tiles. A tile with fewer hashes than its width is one that the log does not have."""
         wanted = list(tiles)
@@ -569,6 +578,14 @@ _LEAVES = text(
     "SELECT l.index, l.entry_id, l.leaf_hash, e.document FROM animus.log_leaf l"
     " LEFT JOIN animus.audit_entry e ON e.project_id = l.project_id AND e.entry_id = l.entry_id"
     " WHERE l.project_id = :project_id AND l.index >= :first AND l.index < :end ORDER BY l.index"
+)
+# Names below a resource's begin with it and a slash, which comes right before the digit 0.
+_LEAVES_OF = text(
+    "SELECT l.index, l.entry_id, l.leaf_hash, e.document FROM animus.audit_entry e"
+    " JOIN animus.log_leaf l ON l.project_id = e.project_id AND l.entry_id = e.entry_id"
+    " WHERE e.project_id = :project_id AND l.index < :size"
+    " AND (e.resource = :resource OR (e.resource > :resource || '/' AND e.resource < :resource || '0'))"
+    " ORDER BY l.index"
 )
 # The conditions are asked of bytes that hash to the leaf: neither a changed column nor a changed entry hides itself.
 _FILTERED_LEAVES = text(

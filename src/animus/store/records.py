@@ -17,6 +17,7 @@ from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.dataset import Dataset, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
+from animus.domain.evidence import Evidence
 from animus.domain.lineage import LineageEdge
 from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
@@ -40,6 +41,7 @@ TABLES: dict[type, str] = {
     Metric: "metric",
     LineageEdge: "lineage_edge",
     RecordManifest: "record_manifest",
+    Evidence: "evidence",
     LogKey: "log_key",
     LogKeyEnd: "log_key_end",
     LogEpoch: "log_epoch",
@@ -177,6 +179,11 @@ class Records:
         rows = await self._rows(_documents(TABLES[kind], column), {"keys": list(keys)})
         return {row.key: row.document for row in rows}
 
+    async def written(self, table: str, entry_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """The records of a table that the changes of these entries wrote: entry id and stored bytes; one statement."""
+        rows = await self._rows(_written(table), {"entries": list(entry_ids)})
+        return [(row.entry_id, row.document) for row in rows]
+
     async def run_states(self, run_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """For each run with an event: its state after the last one, and the digest of its plan; one statement."""
         rows = await self._rows(_RUN_STATES, {"run_ids": list(run_ids)})
@@ -262,6 +269,16 @@ def _documents(table: str, column: str) -> TextClause:
     return text(
         f"SELECT {column} AS key, document FROM animus.{table}"
         f" WHERE project_id = :project_id AND {column} = ANY(CAST(:keys AS text[]))"
+    )
+
+
+@cache
+def _written(table: str) -> TextClause:
+    """By the transaction, which rows have an index on."""
+    return text(
+        f"SELECT r.entry_id, r.document FROM animus.audit_entry e JOIN animus.{table} r"
+        " ON r.project_id = e.project_id AND r.written_in = e.written_in AND r.entry_id = e.entry_id"
+        " WHERE e.project_id = :project_id AND e.entry_id = ANY(CAST(:entries AS text[]))"
     )
 
 
