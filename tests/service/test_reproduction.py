@@ -1,5 +1,6 @@
 """Replays and comparisons of runs, through the real services on a real PostgreSQL."""
 
+import secrets
 from typing import Any
 
 import pytest
@@ -32,9 +33,7 @@ async def executed(call: Caller, run_id: str, digest: str = TWO, *, attempts: in
         failed = event("first", attempt, "FAILED", error_kind="SYSTEM")
         await call("ReportStepEvents", report(run_id, event("first", attempt, "STARTED"), failed))
     await call("ReportStepEvents", report(run_id, event("first", attempts, "STARTED")))
-    made = artifact(run_id, "first", "table")
-    made.artifacts[0].attempt, made.artifacts[0].digest = attempts, digest
-    await call("RegisterArtifacts", made)
+    await call("RegisterArtifacts", artifact(run_id, "first", "table", attempt=attempts, digest=digest))
     rest = [event("first", attempts, "SUCCEEDED"), event("second", 1, "STARTED"), event("second", 1, "SUCCEEDED")]
     reply = await call("ReportStepEvents", report(run_id, *rest))
     assert reply.state == run_pb2.RUN_STATE_SUCCEEDED, reply
@@ -42,7 +41,7 @@ async def executed(call: Caller, run_id: str, digest: str = TWO, *, attempts: in
 
 async def replayed(call: Caller, run_id: str) -> str:
     """The id of a new replay of a run, planned."""
-    made = await call("ReplayRun", replay_run(run_id, f"replay-{run_id}"))
+    made = await call("ReplayRun", replay_run(run_id, secrets.token_hex(8)))
     await call("PlanRun", plan_run(made.run_id, f"plan-{made.run_id}"))
     return str(made.run_id)
 
@@ -203,16 +202,13 @@ async def test_what_a_failed_attempt_left_is_not_compared(server: Server) -> Non
     await executed(server.admin, first)
     second = await replayed(server.admin, first)
     await server.admin("ReportStepEvents", report(second, event("first", 1, "STARTED")))
-    made = artifact(second, "first", "table")
-    made.artifacts[0].digest, made.request_id = ONE, "left"
-    await server.admin("RegisterArtifacts", made)
+    await server.admin("RegisterArtifacts", artifact(second, "first", "table", digest=ONE))
     await server.admin("ReportStepEvents", report(second, event("first", 1, "FAILED", error_kind="SYSTEM")))
     early = await server.admin("CompareRuns", compare_runs(second, first, "early"))
     assert early.reason == f"the run {second} is RUNNING; only runs that SUCCEEDED can be compared"
     assert [(o.digest, o.other_digest) for o in early.outputs] == [("", TWO)]
     await server.admin("ReportStepEvents", report(second, event("first", 2, "STARTED")))
-    made.artifacts[0].attempt, made.artifacts[0].digest, made.request_id = 2, TWO, "made"
-    await server.admin("RegisterArtifacts", made)
+    await server.admin("RegisterArtifacts", artifact(second, "first", "table", attempt=2))
     rest = [event("first", 2, "SUCCEEDED"), event("second", 1, "STARTED"), event("second", 1, "SUCCEEDED")]
     reply = await server.admin("ReportStepEvents", report(second, *rest))
     assert [result.outcome for result in reply.results] == [runtime_pb2.ITEM_OUTCOME_ACCEPTED] * 3
