@@ -29,6 +29,7 @@ from animus.codec import decode, decode_all, encode, refuse_unknown, request_byt
 from animus.domain import document
 from animus.domain.access import Token
 from animus.domain.audit import AuditEntry, RecordManifest
+from animus.domain.comparison import RunComparison
 from animus.domain.dataset import Dataset, DatasetVersion, FileManifest
 from animus.domain.document import MAX_VIOLATIONS, json_name
 from animus.domain.dry_run import AssumedFailure, Scenario
@@ -48,8 +49,8 @@ from animus.v1 import (
     types_pb2,
 )
 
-# Kinds without a message of their own: what the server composes, or writes for itself.
-COMPOSED = {FileManifest, Run, RunEvent}
+# Kinds without a message that is read: what the server composes, or writes for itself.
+COMPOSED = {FileManifest, Run, RunComparison, RunEvent}
 # Each other kind of document with its message, which has its name.
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED

@@ -89,7 +89,8 @@ IMPURE = sorted(
     | {"random", "secrets", "time", "uuid"}
 )
 
-COMMANDS = [*(f"animus.{name}" for name in ("cli", "cli_audit", "cli_client", "cli_log", "cli_witness")), "animus.sdk"]
+COMMAND_MODULES = ("cli", "cli_audit", "cli_client", "cli_log", "cli_run", "cli_witness")
+COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
 # folder: what it may not import, and what of that it may after all
 FLOORS: dict[str, tuple[list[str], list[str]]] = {
@@ -134,6 +135,7 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_audit.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_log.py": (["animus_gateway"], []),
     "src/animus/cli_client.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "gateway": (["animus"], ["animus.v1"]),
     "demo/pipeline": (["animus", "animus_gateway", "demo"], ["demo.pipeline"]),
@@ -472,6 +474,7 @@ VALUES_ONLY = {
     "Bundle": "the request for an EntryBundle says it",
     "Checkpoint": "the text of a signed note",
     "CheckpointRequest": "what a witness is asked, as a text",
+    "ComparedRun": "what is compared of a run",
     "CompactRange": "all that a tree needs to grow",
     "Evidence": "a file of a bundle",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
@@ -661,6 +664,7 @@ def as_proto(message: Descriptor) -> descriptor_pb2.DescriptorProto:
 
 # Output only: the server fills them in from values, and no digest is computed of the message.
 REPLIES = {"Run", "AdmissionDecision", "AdmissionCheck"}
+REPLIES |= {"RunComparison", "StepComparison", "OutputComparison", "Difference"}
 
 
 def test_hashed_messages_have_one_spelling() -> None:

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
@@ -38,7 +38,7 @@ EVIDENCE = [
 RECORDS = [
     "project", "token", "dataset", "dataset_version", "environment_lock", "pipeline_spec", "run_spec", "run",
     "execution_plan", "run_event", "artifact", "metric", "lineage_edge", "record_manifest", "log_key", "log_key_end",
-    "log_epoch", "log_forfeit", "log_cosignature", "evidence",
+    "log_epoch", "log_forfeit", "log_cosignature", "run_comparison", "evidence",
 ]  # fmt: skip
 
 

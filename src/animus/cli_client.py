@@ -1,7 +1,7 @@
 """What the commands that call a server or check a log have in common: settings, progress, errors and exit codes.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 7 verification failed. What was
-asked for goes to stdout; everything else is lines on stderr.
+Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 7 verification failed or runs
+that were not found to be alike. What was asked for goes to stdout; everything else is lines on stderr.
 """
 
 import errno

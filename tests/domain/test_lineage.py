@@ -6,7 +6,14 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animus.domain.lineage import LineageEdge, LineageRelation, edge_of_artifact, edges_of_run, edges_of_start
+from animus.domain.lineage import (
+    LineageEdge,
+    LineageRelation,
+    edge_of_artifact,
+    edge_of_replay,
+    edges_of_run,
+    edges_of_start,
+)
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.run import Artifact, DatasetBinding, RunSpec
 from domain.values import LAW, ONE, RUN_ID, SAMPLES, TWO, generated, pipeline, run_spec, shuffled
@@ -94,3 +101,10 @@ def test_an_artifact_was_generated_by_its_attempt() -> None:
     )
     renamed = dataclasses.replace(artifact, name="other", uri="file:///x")
     assert edge_of_artifact("p", renamed) == edge_of_artifact("p", artifact)
+
+
+def test_a_replay_was_informed_by_the_run_that_it_replays() -> None:
+    """From the later run to the earlier."""
+    assert edge_of_replay("p", RUN_ID, "f" * 32) == LineageEdge(
+        RUN, LineageRelation.WAS_INFORMED_BY, f"projects/p/runs/{'f' * 32}"
+    )

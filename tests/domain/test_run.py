@@ -272,11 +272,13 @@ ADMISSION = SAMPLES[Run].admission
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: Run("1", ONE, TIME, (), ADMISSION), "runId"),
-        (lambda: Run("A" * 32, ONE, TIME, (), ADMISSION), "runId"),
-        (lambda: Run(RUN_ID, "x", TIME, (), ADMISSION), "runSpecDigest"),
-        (lambda: Run(RUN_ID, ONE, "now", (), ADMISSION), "createTime"),
-        (lambda: Run(RUN_ID, ONE, TIME, (Label("a", ""),) * 2, ADMISSION), "labels[1].key"),
+        (lambda: Run("1", ONE, TIME, (), ADMISSION, ""), "runId"),
+        (lambda: Run("A" * 32, ONE, TIME, (), ADMISSION, ""), "runId"),
+        (lambda: Run(RUN_ID, "x", TIME, (), ADMISSION, ""), "runSpecDigest"),
+        (lambda: Run(RUN_ID, ONE, "now", (), ADMISSION, ""), "createTime"),
+        (lambda: Run(RUN_ID, ONE, TIME, (Label("a", ""),) * 2, ADMISSION, ""), "labels[1].key"),
+        (lambda: Run(RUN_ID, ONE, TIME, (), ADMISSION, "1"), "replayOf"),
+        (lambda: Run(RUN_ID, ONE, TIME, (), ADMISSION, "A" * 32), "replayOf"),
         (lambda: Artifact("r", "s", 1, "m", ONE, 0, ""), "runId"),
         (lambda: Artifact(RUN_ID, "S", 1, "m", ONE, 0, ""), "step"),
         (lambda: Artifact(RUN_ID, "s", 0, "m", ONE, 0, ""), "attempt"),

@@ -24,8 +24,10 @@ import animus.domain
 from animus.domain import document
 from animus.domain.access import Role, Token
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, RecordManifest
+from animus.domain.comparison import ComparisonVerdict, OutputComparison, RunComparison, StepComparison
 from animus.domain.dataset import Column, Dataset, DatasetVersion, File, FileManifest
 from animus.domain.document import MAX_INTEGER, json_name
+from animus.domain.dry_run import Difference
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
 from animus.domain.errors import Invalid, Violation
 from animus.domain.evidence import AttemptSummary, Evidence, OutputSummary, RunSummary, StepSummary
@@ -285,7 +287,39 @@ def run(rng: Rng) -> Run:
         environment_registered=rng.random() < 0.5,
         versions_registered=frozenset(),
     )
-    return Run(random_id(rng), digest(rng), time(rng), labels(rng), decision)
+    replay_of = random_id(rng) if rng.random() < 0.5 else ""
+    return Run(random_id(rng), digest(rng), time(rng), labels(rng), decision, replay_of)
+
+
+def output_comparison(rng: Rng) -> OutputComparison:
+    """An output that both runs made alike or not, or that one of them or none made."""
+    one, other = digest(rng), digest(rng)
+    found = rng.choice([(one, one), (one, other), (one, ""), ("", other), ("", "")])
+    return OutputComparison(name(rng), name(rng), *found, equal=found[0] != "" and found[0] == found[1])
+
+
+def run_comparison(rng: Rng) -> RunComparison:
+    """A comparison with any verdict."""
+    verdict = rng.choice(list(ComparisonVerdict))
+    states = list(StepState)
+    return RunComparison(
+        run_id=random_id(rng),
+        other_run_id=random_id(rng),
+        verdict=verdict,
+        reason=text(rng, 99, 1) if verdict is ComparisonVerdict.INCOMPARABLE else "",
+        first_step=name(rng) if verdict is ComparisonVerdict.DIVERGED else "",
+        state=rng.choice(list(RunState)),
+        other_state=rng.choice(list(RunState)),
+        differences=some(rng, lambda r: Difference(printable(r), text(r, 99), text(r, 99)), key=lambda d: d.path),
+        plan_digest=rng.choice(["", digest(rng)]),
+        other_plan_digest=rng.choice(["", digest(rng)]),
+        steps=some(
+            rng,
+            lambda r: StepComparison(name(r), r.choice(states), r.choice(states), r.randint(0, 100), r.randint(0, 100)),
+            key=lambda each: each.step,
+        ),
+        outputs=some(rng, output_comparison, key=lambda each: (each.step, each.name)),
+    )
 
 
 def step_event(rng: Rng) -> StepEvent:
@@ -429,6 +463,7 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     Project: lambda r: Project(name(r), text(r, 100), text(r, 2_000), labels(r)),
     RecordManifest: lambda r: RecordManifest(some(r, audit_record)),
     Run: run,
+    RunComparison: run_comparison,
     RunEvent: run_event,
     RunSpec: run_spec,
     RunSummary: run_summary,
@@ -536,6 +571,16 @@ SAMPLES: dict[type, Any] = {
     Run: Run(
         RUN_ID, ONE, TIME, (Label("b", ""), Label("a", "")),
         admit("p", _RUN_SPEC, pipeline_registered=True, environment_registered=True, versions_registered=frozenset()),
+        "f" * 32,
+    ),
+    RunComparison: RunComparison(
+        RUN_ID, "f" * 32, ComparisonVerdict.DIVERGED, "", "fit", RunState.SUCCEEDED, RunState.SUCCEEDED,
+        (Difference("parameters[seed].value", '"7"', '"8"'), Difference("commit.sha", '"c"', '"d"')), ONE, TWO,
+        (
+            StepComparison("split", StepState.SUCCEEDED, StepState.SUCCEEDED, 1, 2),
+            StepComparison("fit", StepState.SUCCEEDED, StepState.NONE, 1, 0),
+        ),
+        (OutputComparison("split", "all", ONE, ONE, equal=True), OutputComparison("fit", "x", ONE, TWO, equal=False)),
     ),
     RunEvent: RunEvent(
         RUN_ID, 1, RunEventType.STEP, "", "",
@@ -584,6 +629,9 @@ SETS = {
     ("RunEvidence", "edges"),
     ("RunEvidence", "events"),
     ("RunEvidence", "versions"),
+    ("RunComparison", "differences"),
+    ("RunComparison", "outputs"),
+    ("RunComparison", "steps"),
     ("RunSpec", "datasets"),
     ("RunSpec", "parameters"),
     ("RunSummary", "outputs"),

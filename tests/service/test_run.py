@@ -274,7 +274,7 @@ async def test_reports_on_one_run_at_once_are_all_judged(server: Server) -> None
 
 async def counts(server: Server) -> list[int]:
     """Rows of the tables that a run writes to; an entry is in the queue or in the log, whichever it has come to."""
-    tables = ("audit_entry", "idempotency", "run", "run_spec", "execution_plan", "lineage_edge")
+    tables = ("audit_entry", "idempotency", "run", "run_spec", "execution_plan", "lineage_edge", "run_comparison")
     logged = "(SELECT count(*) FROM animus.audit_queue) + (SELECT count(*) FROM animus.log_leaf)"
     columns = [logged, *(f"(SELECT count(*) FROM animus.{table})" for table in tables)]
     async with server.running.engine.connect() as connection, connection.begin():

@@ -227,6 +227,13 @@ class Calls:
         if method == "AddCosignatures":
             return await self._cosignatures(unique)
         run_id = (await self._server.admin("CreateRun", create_run(self._spec, secrets.token_hex(8)))).run_id
+        if method == "ReplayRun":
+            return run_pb2.ReplayRunRequest(project_id="p", request_id=unique, run_id=run_id)
+        if method == "CompareRuns":
+            other = await self._server.admin("CreateRun", create_run(self._spec, secrets.token_hex(8)))
+            return run_pb2.CompareRunsRequest(
+                project_id="p", request_id=unique, run_id=run_id, other_run_id=other.run_id
+            )
         if method == "PlanRun":
             return plan_run(run_id, unique)
         await self._server.admin("PlanRun", plan_run(run_id, secrets.token_hex(8)))
@@ -262,6 +269,8 @@ MUTATING = (
     "RegisterEnvironmentLock",
     "RegisterPipelineSpec",
     "CreateRun",
+    "ReplayRun",
+    "CompareRuns",
     "PlanRun",
     "CancelRun",
     "ReportStepEvents",

@@ -98,6 +98,8 @@ METHODS: dict[str, frozenset[Role]] = {
     "animus.v1.PipelineService/GetPipelineSpec": _READ,
     "animus.v1.PipelineService/ListPipelineSpecs": _BROWSE,
     "animus.v1.RunService/CreateRun": _OPERATE,
+    "animus.v1.RunService/ReplayRun": _OPERATE,
+    "animus.v1.RunService/CompareRuns": _OPERATE,
     "animus.v1.RunService/GetRun": _READ,
     "animus.v1.RunService/ListRuns": _READ,
     "animus.v1.RunService/PlanRun": _OPERATE,

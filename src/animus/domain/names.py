@@ -181,6 +181,11 @@ def plan_name(project_id: str, run_id: str) -> str:
     return f"{run_name(project_id, run_id)}/plan"
 
 
+def comparison_name(project_id: str, run_id: str, digest: str) -> str:
+    """Full name of a comparison of a run with another."""
+    return f"{run_name(project_id, run_id)}/comparisons/{digest}"
+
+
 def attempt_name(project_id: str, run_id: str, step: str, attempt: int) -> str:
     """Full name of a step attempt."""
     return f"{run_name(project_id, run_id)}/steps/{step}/attempts/{attempt}"

@@ -232,11 +232,14 @@ class Run:
     create_time: str  # the database's time of the transaction
     labels: tuple[Label, ...]
     admission: AdmissionDecision
+    replay_of: str  # id of the run that it replays; empty for none
 
     def __post_init__(self) -> None:
         check_random_id(self.run_id, "runId")
         check_digest(self.run_spec_digest, "runSpecDigest")
         check_time(self.create_time, "createTime")
+        if self.replay_of:
+            check_random_id(self.replay_of, "replayOf")
         object.__setattr__(self, "labels", sorted_labels(self.labels))
 
 

@@ -47,6 +47,7 @@ class RunState(StrEnum):
 class StepState(StrEnum):
     """State of a step."""
 
+    NONE = ""  # in a comparison: the plan lacks it
     PENDING = "pending"
     READY = "ready"
     RUNNING = "running"

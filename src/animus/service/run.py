@@ -1,16 +1,18 @@
 """RunService."""
 
 from animus.codec import decode_all, encode
-from animus.domain.document import digest, dump, seal
+from animus.domain.comparison import ComparedRun, RunComparison, check_other_run, compare_runs
+from animus.domain.document import Sealed, digest, dump, seal
 from animus.domain.dry_run import MAX_SCENARIOS, Scenario, compare, simulate
 from animus.domain.errors import Invalid, NotFound, Refused, Violation
 from animus.domain.labels import Label, sorted_labels
-from animus.domain.lineage import edges_of_run
+from animus.domain.lineage import edge_of_replay, edges_of_run
 from animus.domain.names import (
     attempt_name,
     check_count,
     check_digest,
     check_length,
+    comparison_name,
     plan_name,
     run_artifact_name,
     run_name,
@@ -44,7 +46,7 @@ UNKNOWN_BY_CHECK = {
 
 
 class RunService:
-    """Creates, plans, simulates, cancels and reads runs."""
+    """Creates, replays, compares, plans, simulates, cancels and reads runs."""
 
     def __init__(self, work: UnitOfWork, pages: Pages, states: RunStates) -> None:
         self.work = work
@@ -58,33 +60,79 @@ class RunService:
         sealed_spec = seal(spec)
 
         async def decide(view: View) -> Change:
-            facts = await view.run_spec_facts(spec, sealed_spec.digest)
-            decision = _decide_admission(view.project_id, spec, facts)
-            for check in decision.refused():
-                raise NotFound(
-                    UNKNOWN_BY_CHECK[check.name],
-                    f"runSpec.{check.field} names nothing of the project; register it first",
-                    kind=check.name,
-                    name=check.subject,
-                )
-            pipeline = await self.states.pipeline(view, spec.pipeline_spec_digest)
-            with at_path("runSpec"):
-                check_bindings(spec, pipeline.spec, _sent_order(request))
-            run = Run(view.new_id(), sealed_spec.digest, view.time, labels, decision)
-            name = run_name(view.project_id, run.run_id)
-            sealed = seal(run)
-            records = (
-                *(() if facts.run_spec_known else (sealed_spec,)),
-                sealed,
-                *map(seal, edges_of_run(view.project_id, run.run_id, spec)),
-            )
-            reply = _run_message(view.project_id, new_record(view, caller, sealed), RunState.CREATED, "")
-            encode(spec, reply.run_spec)
-            encode(decision, reply.admission)
-            reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
-            return Change("run.create", name, records, (), reply)
+            return await self._admitted(view, caller, "run.create", sealed_spec, labels, _sent_order(request), "")
 
         return await self.work.change(call_of(caller, request), decide)
+
+    async def ReplayRun(self, request: pb.ReplayRunRequest, caller: Caller) -> Answer:
+        """Admits the RunSpec of a run again, as a run that names it."""
+        check_random_id(request.run_id, "runId")
+        labels = sorted_labels(decode_all(request.labels, Label, "labels"))
+
+        async def decide(view: View) -> Change:
+            spec = (await view.run_facts(request.run_id, run_name(view.project_id, request.run_id))).spec
+            refs = [binding.dataset_ref for binding in spec.datasets]
+            return await self._admitted(view, caller, "run.replay", seal(spec), labels, refs, request.run_id)
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def _admitted(
+        self,
+        view: View,
+        caller: Caller,
+        action: str,
+        sealed_spec: Sealed[RunSpec],
+        labels: tuple[Label, ...],
+        sent_order: list[str],
+        replay_of: str,
+    ) -> Change:
+        """The change that makes a run of a RunSpec. Raises NotFound and Invalid where it is not let in."""
+        spec = sealed_spec.value
+        facts = await view.run_spec_facts(spec, sealed_spec.digest)
+        decision = _decide_admission(view.project_id, spec, facts)
+        for check in decision.refused():
+            raise NotFound(
+                UNKNOWN_BY_CHECK[check.name],
+                f"runSpec.{check.field} names nothing of the project; register it first",
+                kind=check.name,
+                name=check.subject,
+            )
+        pipeline = await self.states.pipeline(view, spec.pipeline_spec_digest)
+        with at_path("runSpec"):
+            check_bindings(spec, pipeline.spec, sent_order)
+        run = Run(view.new_id(), sealed_spec.digest, view.time, labels, decision, replay_of)
+        sealed = seal(run)
+        edges = edges_of_run(view.project_id, run.run_id, spec)
+        if replay_of:
+            edges = (*edges, edge_of_replay(view.project_id, run.run_id, replay_of))
+        records = (*(() if facts.run_spec_known else (sealed_spec,)), sealed, *map(seal, edges))
+        reply = _run_message(view.project_id, new_record(view, caller, sealed), RunState.CREATED, "")
+        encode(spec, reply.run_spec)
+        encode(decision, reply.admission)
+        reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
+        return Change(action, run_name(view.project_id, run.run_id), records, (), reply)
+
+    async def CompareRuns(self, request: pb.CompareRunsRequest, caller: Caller) -> Answer:
+        """Records how two runs compare, or finds that recorded."""
+        check_random_id(request.run_id, "runId")
+        check_other_run(request.run_id, request.other_run_id)
+
+        async def decide(view: View) -> Change:
+            this, other = await self._compared(view, request.run_id), await self._compared(view, request.other_run_id)
+            sealed = seal(compare_runs(this, other))
+            name = comparison_name(view.project_id, request.run_id, sealed.digest)
+            found = await view.find(RunComparison, digest=sealed.digest)
+            stored = found or new_record(view, caller, sealed)
+            reply = resource(stored, name, pb.RunComparison())
+            run = run_name(view.project_id, request.run_id)
+            return Change("run.compare", run, () if found else (sealed,), (), reply)
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def _compared(self, view: View, run_id: str) -> ComparedRun:
+        run = await self.states.load(view, run_id)
+        pipeline = (await self.states.pipeline(view, run.facts.spec.pipeline_spec_digest)).spec
+        return ComparedRun(run_id, run.facts.spec, pipeline, run.plan_digest, run.state, run.produced())
 
     async def GetRun(self, request: pb.GetRunRequest, caller: Caller) -> pb.Run:
         """Returns a run with its derived state."""
@@ -319,6 +367,7 @@ def _run_message(project_id: str, stored: Stored[Run], state: RunState, plan_dig
         run_spec_digest=run.run_spec_digest,
         state=pb.RunState.Value(f"RUN_STATE_{state.name}"),
         plan_digest=plan_digest,
+        replay_of=run.replay_of,
     )
     for label in run.labels:
         encode(label, message.labels.add())

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from animus.domain import document
 from animus.domain.access import Token
 from animus.domain.audit import AuditEntry, RecordManifest
+from animus.domain.comparison import RunComparison
 from animus.domain.dataset import Dataset, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
@@ -35,6 +36,7 @@ TABLES: dict[type, str] = {
     PipelineSpec: "pipeline_spec",
     RunSpec: "run_spec",
     Run: "run",
+    RunComparison: "run_comparison",
     ExecutionPlan: "execution_plan",
     RunEvent: "run_event",
     Artifact: "artifact",

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/lineage.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\"j\n\x07Lineage\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12%\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageEdge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"*\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\"}\n\x0bLineageEdge\x12\x14\n\x07subject\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08relation\x18\x02 \x01(\x0e\x32\x1a.animus.v1.LineageRelation\x12\x13\n\x06object\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_subjectB\t\n\x07_object\"\x8b\x01\n\x11GetLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x11\n\tmax_nodes\x18\x07 \x01(\x05*w\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02*\x9a\x01\n\x0fLineageRelation\x12 \n\x1cLINEAGE_RELATION_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_RELATION_USED\x10\x01\x12%\n!LINEAGE_RELATION_WAS_GENERATED_BY\x10\x02\x12#\n\x1fLINEAGE_RELATION_WAS_STARTED_BY\x10\x03\x32{\n\x0eLineageService\x12i\n\nGetLineage\x12\x1c.animus.v1.GetLineageRequest\x1a\x12.animus.v1.Lineage\")\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/lineageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/lineage.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\"j\n\x07Lineage\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12%\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageEdge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"*\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\"}\n\x0bLineageEdge\x12\x14\n\x07subject\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08relation\x18\x02 \x01(\x0e\x32\x1a.animus.v1.LineageRelation\x12\x13\n\x06object\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_subjectB\t\n\x07_object\"\x8b\x01\n\x11GetLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x11\n\tmax_nodes\x18\x07 \x01(\x05*w\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02*\xc0\x01\n\x0fLineageRelation\x12 \n\x1cLINEAGE_RELATION_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_RELATION_USED\x10\x01\x12%\n!LINEAGE_RELATION_WAS_GENERATED_BY\x10\x02\x12#\n\x1fLINEAGE_RELATION_WAS_STARTED_BY\x10\x03\x12$\n LINEAGE_RELATION_WAS_INFORMED_BY\x10\x04\x32{\n\x0eLineageService\x12i\n\nGetLineage\x12\x1c.animus.v1.GetLineageRequest\x1a\x12.animus.v1.Lineage\")\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/lineageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGEDIRECTION']._serialized_start=489
   _globals['_LINEAGEDIRECTION']._serialized_end=608
   _globals['_LINEAGERELATION']._serialized_start=611
-  _globals['_LINEAGERELATION']._serialized_end=765
+  _globals['_LINEAGERELATION']._serialized_end=803
   _globals['_LINEAGE']._serialized_start=68
   _globals['_LINEAGE']._serialized_end=174
   _globals['_LINEAGENODE']._serialized_start=176
@@ -46,6 +46,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGEEDGE']._serialized_end=345
   _globals['_GETLINEAGEREQUEST']._serialized_start=348
   _globals['_GETLINEAGEREQUEST']._serialized_end=487
-  _globals['_LINEAGESERVICE']._serialized_start=767
-  _globals['_LINEAGESERVICE']._serialized_end=890
+  _globals['_LINEAGESERVICE']._serialized_start=805
+  _globals['_LINEAGESERVICE']._serialized_end=928
 # @@protoc_insertion_point(module_scope)

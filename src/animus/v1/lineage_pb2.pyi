@@ -57,6 +57,8 @@ class _LineageRelationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Linea
     """PROV `wasGeneratedBy`: an attempt wrote the artifact."""
     LINEAGE_RELATION_WAS_STARTED_BY: _LineageRelation.ValueType  # 3
     """PROV `wasStartedBy`: an attempt belongs to a run."""
+    LINEAGE_RELATION_WAS_INFORMED_BY: _LineageRelation.ValueType  # 4
+    """PROV `wasInformedBy`: a run replays another."""
 
 class LineageRelation(_LineageRelation, metaclass=_LineageRelationEnumTypeWrapper):
     """How the subject of an edge came from its object, in the terms of W3C PROV-DM."""
@@ -69,6 +71,8 @@ LINEAGE_RELATION_WAS_GENERATED_BY: LineageRelation.ValueType  # 2
 """PROV `wasGeneratedBy`: an attempt wrote the artifact."""
 LINEAGE_RELATION_WAS_STARTED_BY: LineageRelation.ValueType  # 3
 """PROV `wasStartedBy`: an attempt belongs to a run."""
+LINEAGE_RELATION_WAS_INFORMED_BY: LineageRelation.ValueType  # 4
+"""PROV `wasInformedBy`: a run replays another."""
 Global___LineageRelation: _TypeAlias = LineageRelation  # noqa: Y015
 
 @_typing.final

@@ -104,7 +104,7 @@ class _StepState:
 class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STEP_STATE_UNSPECIFIED: _StepState.ValueType  # 0
-    """Never sent."""
+    """In a comparison: a step that the plan lacks. Else never sent."""
     STEP_STATE_PENDING: _StepState.ValueType  # 1
     """Waits for steps that it depends on."""
     STEP_STATE_READY: _StepState.ValueType  # 2
@@ -124,7 +124,7 @@ class StepState(_StepState, metaclass=_StepStateEnumTypeWrapper):
     """State of a step of a run, derived as the run's is."""
 
 STEP_STATE_UNSPECIFIED: StepState.ValueType  # 0
-"""Never sent."""
+"""In a comparison: a step that the plan lacks. Else never sent."""
 STEP_STATE_PENDING: StepState.ValueType  # 1
 """Waits for steps that it depends on."""
 STEP_STATE_READY: StepState.ValueType  # 2
@@ -196,6 +196,34 @@ ADMISSION_OUTCOME_ADMITTED: AdmissionOutcome.ValueType  # 1
 ADMISSION_OUTCOME_REFUSED: AdmissionOutcome.ValueType  # 2
 """Refused."""
 Global___AdmissionOutcome: _TypeAlias = AdmissionOutcome  # noqa: Y015
+
+class _ComparisonVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComparisonVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ComparisonVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPARISON_VERDICT_UNSPECIFIED: _ComparisonVerdict.ValueType  # 0
+    """Never sent."""
+    COMPARISON_VERDICT_REPRODUCED: _ComparisonVerdict.ValueType  # 1
+    """Both runs succeeded and declare the same outputs, and each output has the same digest in both."""
+    COMPARISON_VERDICT_DIVERGED: _ComparisonVerdict.ValueType  # 2
+    """Both runs succeeded and declare the same outputs, and an output has another digest."""
+    COMPARISON_VERDICT_INCOMPARABLE: _ComparisonVerdict.ValueType  # 3
+    """A run has not succeeded, they declare other outputs, or none."""
+
+class ComparisonVerdict(_ComparisonVerdict, metaclass=_ComparisonVerdictEnumTypeWrapper):
+    """What a comparison of two runs came to."""
+
+COMPARISON_VERDICT_UNSPECIFIED: ComparisonVerdict.ValueType  # 0
+"""Never sent."""
+COMPARISON_VERDICT_REPRODUCED: ComparisonVerdict.ValueType  # 1
+"""Both runs succeeded and declare the same outputs, and each output has the same digest in both."""
+COMPARISON_VERDICT_DIVERGED: ComparisonVerdict.ValueType  # 2
+"""Both runs succeeded and declare the same outputs, and an output has another digest."""
+COMPARISON_VERDICT_INCOMPARABLE: ComparisonVerdict.ValueType  # 3
+"""A run has not succeeded, they declare other outputs, or none."""
+Global___ComparisonVerdict: _TypeAlias = ComparisonVerdict  # noqa: Y015
 
 @_typing.final
 class RunSpec(_message.Message):
@@ -395,6 +423,7 @@ class Run(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     EQUAL_RUNS_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """128 random bits as 32 lower-case hexadecimal digits, chosen by the server."""
     run_spec_digest: _builtins.str
@@ -403,6 +432,8 @@ class Run(_message.Message):
     """Derived state."""
     plan_digest: _builtins.str
     """Digest of the plan; empty before PlanRun."""
+    replay_of: _builtins.str
+    """Id of the run that it replays; empty for none."""
     @_builtins.property
     def record(self) -> _types_pb2.Record:
         """What the control plane recorded."""
@@ -440,10 +471,11 @@ class Run(_message.Message):
         plan_digest: _builtins.str = ...,
         steps: _abc.Iterable[Global___StepStatus] | None = ...,
         equal_runs: _abc.Iterable[_builtins.str] | None = ...,
+        replay_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "record", b"record", "run_spec", b"run_spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "equal_runs", b"equal_runs", "labels", b"labels", "plan_digest", b"plan_digest", "record", b"record", "run_id", b"run_id", "run_spec", b"run_spec", "run_spec_digest", b"run_spec_digest", "state", b"state", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "equal_runs", b"equal_runs", "labels", b"labels", "plan_digest", b"plan_digest", "record", b"record", "replay_of", b"replay_of", "run_id", b"run_id", "run_spec", b"run_spec", "run_spec_digest", b"run_spec_digest", "state", b"state", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -914,6 +946,88 @@ class CreateRunRequest(_message.Message):
 Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
 
 @_typing.final
+class ReplayRunRequest(_message.Message):
+    """Request of ReplayRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    run_id: _builtins.str
+    """The run to replay."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Label]:
+        """Labels of the new run, at most 64."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        run_id: _builtins.str = ...,
+        labels: _abc.Iterable[_types_pb2.Label] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "project_id", b"project_id", "request_id", b"request_id", "run_id", b"run_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayRunRequest: _TypeAlias = ReplayRunRequest  # noqa: Y015
+
+@_typing.final
+class CompareRunsRequest(_message.Message):
+    """Request of CompareRuns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    OTHER_RUN_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    run_id: _builtins.str
+    """The run."""
+    other_run_id: _builtins.str
+    """The run that it is compared with; not the same."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        run_id: _builtins.str = ...,
+        other_run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_run_id", b"other_run_id", "project_id", b"project_id", "request_id", b"request_id", "run_id", b"run_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRunsRequest: _TypeAlias = CompareRunsRequest  # noqa: Y015
+
+@_typing.final
 class GetRunRequest(_message.Message):
     """Request of GetRun."""
 
@@ -1360,6 +1474,160 @@ class Difference(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Difference: _TypeAlias = Difference  # noqa: Y015
+
+@_typing.final
+class RunComparison(_message.Message):
+    """How two runs compare, as they were when it was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    OTHER_RUN_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OTHER_STATE_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    OTHER_PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """This run."""
+    other_run_id: _builtins.str
+    """The run that it is compared with."""
+    verdict: Global___ComparisonVerdict.ValueType
+    """What it came to. It is the same with the runs the other way round."""
+    reason: _builtins.str
+    """Why the runs cannot be compared, for people; empty where they can."""
+    first_step: _builtins.str
+    """Where they diverged: of the steps with an output of another digest, the first in this run's plan; else empty."""
+    state: Global___RunState.ValueType
+    """Derived state of this run."""
+    other_state: Global___RunState.ValueType
+    """Derived state of the other run."""
+    plan_digest: _builtins.str
+    """Digest of this run's plan; empty before PlanRun."""
+    other_plan_digest: _builtins.str
+    """Digest of the other run's plan; empty before PlanRun."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
+        """Where the RunSpecs differ, ordered by path; none where they are equal."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepComparison]:
+        """The steps of either plan, ordered by name."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputComparison]:
+        """The outputs that either pipeline declares, ordered by step and name."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        run_id: _builtins.str = ...,
+        other_run_id: _builtins.str = ...,
+        verdict: Global___ComparisonVerdict.ValueType = ...,
+        reason: _builtins.str = ...,
+        first_step: _builtins.str = ...,
+        state: Global___RunState.ValueType = ...,
+        other_state: Global___RunState.ValueType = ...,
+        differences: _abc.Iterable[Global___Difference] | None = ...,
+        plan_digest: _builtins.str = ...,
+        other_plan_digest: _builtins.str = ...,
+        steps: _abc.Iterable[Global___StepComparison] | None = ...,
+        outputs: _abc.Iterable[Global___OutputComparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "first_step", b"first_step", "other_plan_digest", b"other_plan_digest", "other_run_id", b"other_run_id", "other_state", b"other_state", "outputs", b"outputs", "plan_digest", b"plan_digest", "reason", b"reason", "record", b"record", "run_id", b"run_id", "state", b"state", "steps", b"steps", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunComparison: _TypeAlias = RunComparison  # noqa: Y015
+
+@_typing.final
+class StepComparison(_message.Message):
+    """A step in two runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OTHER_STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    OTHER_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step."""
+    state: Global___StepState.ValueType
+    """Its state in this run; unspecified where the plan lacks it."""
+    other_state: Global___StepState.ValueType
+    """Its state in the other run; unspecified where the plan lacks it."""
+    attempts: _builtins.int
+    """Attempts started in this run."""
+    other_attempts: _builtins.int
+    """Attempts started in the other run."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        state: Global___StepState.ValueType = ...,
+        other_state: Global___StepState.ValueType = ...,
+        attempts: _builtins.int = ...,
+        other_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "other_attempts", b"other_attempts", "other_state", b"other_state", "state", b"state", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepComparison: _TypeAlias = StepComparison  # noqa: Y015
+
+@_typing.final
+class OutputComparison(_message.Message):
+    """A declared output in two runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    OTHER_DIGEST_FIELD_NUMBER: _builtins.int
+    EQUAL_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step."""
+    name: _builtins.str
+    """The output."""
+    digest: _builtins.str
+    """Digest of what this run's attempt that succeeded made; empty for none."""
+    other_digest: _builtins.str
+    """Digest of what the other run's attempt that succeeded made; empty for none."""
+    equal: _builtins.bool
+    """Whether there are two digests and they are the same."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        other_digest: _builtins.str = ...,
+        equal: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "equal", b"equal", "name", b"name", "other_digest", b"other_digest", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputComparison: _TypeAlias = OutputComparison  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RunServiceStub(object):
-    """Creates, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report.
+    """Creates, replays, compares, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report.
     """
 
     def __init__(self, channel):
@@ -39,6 +39,16 @@ class RunServiceStub(object):
                 '/animus.v1.RunService/CreateRun',
                 request_serializer=animus_dot_v1_dot_run__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.ReplayRun = channel.unary_unary(
+                '/animus.v1.RunService/ReplayRun',
+                request_serializer=animus_dot_v1_dot_run__pb2.ReplayRunRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.CompareRuns = channel.unary_unary(
+                '/animus.v1.RunService/CompareRuns',
+                request_serializer=animus_dot_v1_dot_run__pb2.CompareRunsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_run__pb2.RunComparison.FromString,
                 _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/animus.v1.RunService/GetRun',
@@ -88,7 +98,7 @@ class RunServiceStub(object):
 
 
 class RunServiceServicer(object):
-    """Creates, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report.
+    """Creates, replays, compares, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report.
     """
 
     def CreateRun(self, request, context):
@@ -98,6 +108,26 @@ class RunServiceServicer(object):
         RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
         `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
         `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayRun(self, request, context):
+        """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
+
+        Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+        Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareRuns(self, request, context):
+        """Records whether two runs made the same outputs, byte for byte, and where they differ.
+
+        A comparison is named by its digest: comparing again writes nothing while both runs are as they were. Errors:
+        `RUN_UNKNOWN`, which names the run; `FIELD_INVALID`, also for a run and itself; `REQUEST_ID_REUSED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,6 +223,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=animus_dot_v1_dot_run__pb2.CreateRunRequest.FromString,
                     response_serializer=animus_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
+            'ReplayRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayRun,
+                    request_deserializer=animus_dot_v1_dot_run__pb2.ReplayRunRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'CompareRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareRuns,
+                    request_deserializer=animus_dot_v1_dot_run__pb2.CompareRunsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_run__pb2.RunComparison.SerializeToString,
+            ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
                     request_deserializer=animus_dot_v1_dot_run__pb2.GetRunRequest.FromString,
@@ -247,7 +287,7 @@ def add_RunServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RunService(object):
-    """Creates, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report.
+    """Creates, replays, compares, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report.
     """
 
     @staticmethod
@@ -267,6 +307,60 @@ class RunService(object):
             '/animus.v1.RunService/CreateRun',
             animus_dot_v1_dot_run__pb2.CreateRunRequest.SerializeToString,
             animus_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.RunService/ReplayRun',
+            animus_dot_v1_dot_run__pb2.ReplayRunRequest.SerializeToString,
+            animus_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.RunService/CompareRuns',
+            animus_dot_v1_dot_run__pb2.CompareRunsRequest.SerializeToString,
+            animus_dot_v1_dot_run__pb2.RunComparison.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunServiceStub:
-    """Creates, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report."""
+    """Creates, replays, compares, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,6 +40,18 @@ class RunServiceStub:
     RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
     `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
     `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+    """
+    ReplayRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReplayRunRequest, _run_pb2.Run]
+    """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
+
+    Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+    Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
+    """
+    CompareRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.CompareRunsRequest, _run_pb2.RunComparison]
+    """Records whether two runs made the same outputs, byte for byte, and where they differ.
+
+    A comparison is named by its digest: comparing again writes nothing while both runs are as they were. Errors:
+    `RUN_UNKNOWN`, which names the run; `FIELD_INVALID`, also for a run and itself; `REQUEST_ID_REUSED`.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.Run]
     """Returns a run with its state, derived from its events at this moment.
@@ -90,7 +102,7 @@ class RunServiceStub:
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
-    """Creates, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report."""
+    """Creates, replays, compares, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CreateRunRequest, _run_pb2.Run]  # type: ignore[assignment]
@@ -100,6 +112,18 @@ class RunServiceAsyncStub(RunServiceStub):
     RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
     `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
     `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+    """
+    ReplayRun: _aio.UnaryUnaryMultiCallable[_run_pb2.ReplayRunRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
+
+    Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+    Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
+    """
+    CompareRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.CompareRunsRequest, _run_pb2.RunComparison]  # type: ignore[assignment]
+    """Records whether two runs made the same outputs, byte for byte, and where they differ.
+
+    A comparison is named by its digest: comparing again writes nothing while both runs are as they were. Errors:
+    `RUN_UNKNOWN`, which names the run; `FIELD_INVALID`, also for a run and itself; `REQUEST_ID_REUSED`.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Returns a run with its state, derived from its events at this moment.
@@ -149,7 +173,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Creates, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report."""
+    """Creates, replays, compares, plans, simulates, cancels and reads runs. It never executes anything: runtimes do, and report."""
 
     @_abc_1.abstractmethod
     def CreateRun(
@@ -163,6 +187,30 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
         `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
         `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayRun(
+        self,
+        request: _run_pb2.ReplayRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
+
+        Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+        Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareRuns(
+        self,
+        request: _run_pb2.CompareRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.RunComparison, _abc.Awaitable[_run_pb2.RunComparison]]:
+        """Records whether two runs made the same outputs, byte for byte, and where they differ.
+
+        A comparison is named by its digest: comparing again writes nothing while both runs are as they were. Errors:
+        `RUN_UNKNOWN`, which names the run; `FIELD_INVALID`, also for a run and itself; `REQUEST_ID_REUSED`.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,179 @@
+"""`animus run`: makes a run again, and says whether it came to the same. Verdicts are in docs/execution.md."""
+
+from typing import Annotated
+
+import typer
+
+from animus.cli_client import (
+    DEFAULT_ADDRESS,
+    FAILED,
+    USAGE,
+    Address,
+    AsJson,
+    Insecure,
+    TokenFile,
+    channel_to,
+    errors,
+    fail,
+    print_json,
+)
+
+app = typer.Typer(help="Replays runs and compares them.", no_args_is_help=True)
+
+Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
+RunId = Annotated[str, typer.Argument(help="Id of the run.", metavar="RUN")]
+RequestId = Annotated[
+    str,
+    typer.Option(help="Names this call: the same id is answered as before. Else one is made.", show_default=False),
+]
+
+
+@app.command()
+def replay(
+    run: RunId,
+    project: Project,
+    token_file: TokenFile = None,
+    address: Address = DEFAULT_ADDRESS,
+    insecure: Insecure = False,
+    label: Annotated[list[str] | None, typer.Option(help="Label of the new run, key=value. Repeatable.")] = None,
+    request_id: RequestId = "",
+    json: AsJson = False,
+) -> None:
+    """Creates a run from the RunSpec of another, and prints its id. Plan and execute it as any other."""
+    from google.protobuf.json_format import MessageToDict
+
+    from animus.sdk.files import state_folder
+    from animus.sdk.receipts import ReceiptStore
+    from animus.sdk.source import call
+    from animus.v1 import run_pb2, run_pb2_grpc
+
+    request = run_pb2.ReplayRunRequest(project_id=project, request_id=request_id or _new_id(), run_id=run)
+    for text in label or ():
+        key, separator, value = text.partition("=")
+        if not separator:
+            fail(USAGE, f"--label {text} is no key=value")
+        request.labels.add(key=key, value=value)
+    receipts = ReceiptStore(state_folder() / "receipts")
+    with errors(), channel_to(address, token_file, insecure, receipts) as channel:
+        made = call(run_pb2_grpc.RunServiceStub(channel).ReplayRun, request)
+        if json:
+            print_json(MessageToDict(made, always_print_fields_with_no_presence=True))
+        else:
+            typer.echo(made.run_id)
+
+
+@app.command()
+def compare(
+    run: RunId,
+    other: Annotated[str, typer.Argument(help="Id of the run to compare it with.", metavar="OTHER")],
+    project: Project,
+    token_file: TokenFile = None,
+    address: Address = DEFAULT_ADDRESS,
+    insecure: Insecure = False,
+    request_id: RequestId = "",
+    json: AsJson = False,
+) -> None:
+    """Records whether two runs made the same outputs, and prints where they differ.
+
+    Ends with 0 for REPRODUCED, and with 7 for DIVERGED and INCOMPARABLE.
+    """
+    from google.protobuf.json_format import MessageToDict
+
+    from animus.sdk.files import state_folder
+    from animus.sdk.receipts import ReceiptStore
+    from animus.sdk.source import call
+    from animus.v1 import run_pb2, run_pb2_grpc
+
+    request = run_pb2.CompareRunsRequest(
+        project_id=project, request_id=request_id or _new_id(), run_id=run, other_run_id=other
+    )
+    receipts = ReceiptStore(state_folder() / "receipts")
+    with errors(), channel_to(address, token_file, insecure, receipts) as channel:
+        found = call(run_pb2_grpc.RunServiceStub(channel).CompareRuns, request)
+        tree = MessageToDict(found, always_print_fields_with_no_presence=True)
+        if json:
+            print_json(tree)
+        else:
+            typer.echo("\n".join(_lines(tree)))
+        if found.verdict != run_pb2.COMPARISON_VERDICT_REPRODUCED:
+            raise typer.Exit(FAILED)
+
+
+def _new_id() -> str:
+    import secrets
+
+    return secrets.token_hex(16)
+
+
+def _lines(tree: dict[str, object]) -> list[str]:
+    """A comparison for people: the verdict and where it comes from, then a table of each kind that has rows."""
+    verdict = _word(tree["verdict"], "COMPARISON_VERDICT_")
+    first, reason = tree["firstStep"], tree["reason"]
+    lines = [f"{verdict}{f': first at the step {first}' if first else ''}{f': {reason}' if reason else ''}"]
+    tables = (
+        ("", ("", "run", "other"), _runs(tree)),
+        ("RunSpec", ("field", "run", "other"), _differences(tree)),
+        ("steps", ("step", "run", "other", "attempts", "other"), _steps(tree)),
+        ("outputs", ("output", "", "run", "other"), _outputs(tree)),
+    )
+    for title, heads, rows in tables:
+        if rows:
+            lines += ["", *([title] if title else []), *_table([heads, *rows])]
+    return lines
+
+
+def _runs(tree: dict[str, object]) -> list[tuple[str, ...]]:
+    return [
+        ("run", _text(tree["runId"]), _text(tree["otherRunId"])),
+        ("state", _word(tree["state"], "RUN_STATE_"), _word(tree["otherState"], "RUN_STATE_")),
+        ("plan", _text(tree["planDigest"]), _text(tree["otherPlanDigest"])),
+    ]
+
+
+def _differences(tree: dict[str, object]) -> list[tuple[str, ...]]:
+    return [(each["path"], _text(each["thisValue"]), _text(each["otherValue"])) for each in _items(tree, "differences")]
+
+
+def _steps(tree: dict[str, object]) -> list[tuple[str, ...]]:
+    return [
+        (
+            each["step"],
+            _word(each["state"], "STEP_STATE_"),
+            _word(each["otherState"], "STEP_STATE_"),
+            str(each["attempts"]),
+            str(each["otherAttempts"]),
+        )
+        for each in _items(tree, "steps")
+    ]
+
+
+def _outputs(tree: dict[str, object]) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{each['step']}/{each['name']}",
+            "equal" if each["equal"] else "differs",
+            _text(each["digest"]),
+            _text(each["otherDigest"]),
+        )
+        for each in _items(tree, "outputs")
+    ]
+
+
+def _items(tree: dict[str, object], key: str) -> list[dict[str, str]]:
+    return tree[key]  # type: ignore[return-value]
+
+
+def _text(value: object) -> str:
+    """A value in a line; `-` for none."""
+    return " ".join(str(value).split()) or "-"
+
+
+def _word(value: object, prefix: str) -> str:
+    """A member of an enum; `-` for none."""
+    return str(value).removeprefix(prefix).replace("UNSPECIFIED", "-")
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows with their columns aligned."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
