@@ -22,7 +22,7 @@ from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor  # typ
 from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
 from securesystemslib import dsse
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 
 from animus.domain.attestation import (
     PAYLOAD_TYPE,
@@ -82,7 +82,7 @@ def test_the_encoding_counts_bytes(payload_type: str, payload: bytes) -> None:
     assert pae(payload_type, payload) == dsse.Envelope(payload, payload_type, {}).pae()
 
 
-def public(key: SigningKey) -> SSlibKey:
+def public(key: SigningKey) -> Key:
     """A public key as another library has it."""
     keyid = hashlib.sha256(key.public_key).hexdigest()
     return SSlibKey(keyid, "ed25519", "ed25519", {"public": key.public_key.hex()})
