@@ -147,7 +147,12 @@ def test_texts_of_a_keyring_hold_no_secret(tmp_path: Path) -> None:
     """Its own, those of its keys, and of what it signs and seals."""
     keys = keyring_of(tmp_path, NEW, OLD)
     tree = merkle.append(EMPTY_RANGE, [LOGGED.leaf_hash])
-    made = [keys.seal("p", "0" * 32, bytes(32)), keys.receipt(1, LOGGED), keys.checkpoint("demo", 1, tree)]
+    made = [
+        keys.seal("p", "0" * 32, bytes(32)),
+        keys.receipt(1, LOGGED),
+        keys.checkpoint("demo", 1, tree),
+        keys.envelope(b"{}"),
+    ]
     texts = [repr(keys), str(keys), repr(keys.keys), str(keys.public_keys), repr(keys.path)]
     texts += [text for data in made for text in (data.decode(errors="replace"), data.hex())]
     assert not any(tells(text) for text in texts)
@@ -290,6 +295,27 @@ def test_a_checkpoint_is_signed_by_every_key(tmp_path: Path) -> None:
             assert (checkpoint.origin, checkpoint.size, checkpoint.root_hash) == (origin, 2, merkle.root(tree))
         with pytest.raises(Exception, match="none by a known key"):
             verify_checkpoint(note, vkeys(f"{NAME}/demo/1", NEW, OLD))
+
+
+# Envelopes.
+
+
+def test_an_envelope_is_signed_by_every_key(tmp_path: Path) -> None:
+    """The current one first, the same each time; an implementation of its own takes each signature."""
+    payload = b'{"a":1}'
+    keys = keyring_of(tmp_path, NEW, OLD)
+    file = keys.envelope(payload)
+    assert file == keys.envelope(payload)
+    tree = json.loads(file)
+    assert base64.b64decode(tree["payload"]) == payload
+    signed = b"DSSEv1 28 application/vnd.in-toto+json 7 " + payload
+    assert [each["keyid"] for each in tree["signatures"]] == [
+        hashlib.sha256(key.public_key).hexdigest() for key in (NEW, OLD)
+    ]
+    for key, each in zip((NEW, OLD), tree["signatures"], strict=True):
+        signature = base64.b64decode(each["sig"])
+        assert ed.verify(key.public_key, signed, signature)
+        assert not ed.verify(key.public_key, payload, signature)
 
 
 # Creation.
