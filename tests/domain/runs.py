@@ -10,7 +10,7 @@ from animus.domain.dataset import Column, DatasetVersion, File, FileManifest
 from animus.domain.environment import EnvironmentLock, Image, Package
 from animus.domain.evidence import RunEvidence
 from animus.domain.labels import Label
-from animus.domain.lineage import LineageEdge, edge_of_artifact, edges_of_run, edges_of_start
+from animus.domain.lineage import LineageEdge, edge_of_artifact, edge_of_replay, edges_of_run, edges_of_start
 from animus.domain.pipeline import (
     ArtifactInput,
     ArtifactOutput,
@@ -67,7 +67,7 @@ class World:
             environment_registered=True,
             versions_registered=frozenset((each.dataset_id, each.content_digest) for each in spec.datasets),
         )
-        self.run = Run(run_id, digest, create_time, (Label("team", "a"),), admission)
+        self.run = Run(run_id, digest, create_time, (Label("team", "a"),), admission, "")
         self.pipeline, self.spec = pipeline, spec
         self.plan = make_plan(digest, spec.pipeline_spec_digest, pipeline) if planned else None
         self.plan_digest = document.digest(document.dump(self.plan)) if self.plan else ""
@@ -118,6 +118,11 @@ class World:
         artifact = Artifact(self.run.run_id, step, attempt, name, digest, 7, f"file:///{name}")
         self.artifacts.append(artifact)
         self.edges.append(edge_of_artifact(PROJECT, artifact))
+
+    def replay(self, run_id: str) -> None:
+        """Makes the run one that replays another."""
+        self.run = dataclasses.replace(self.run, replay_of=run_id)
+        self.edges.append(edge_of_replay(PROJECT, self.run.run_id, run_id))
 
     def evidence(self, environment: EnvironmentLock, versions: tuple[DatasetVersion, ...]) -> RunEvidence:
         """All of it."""
@@ -222,6 +227,8 @@ def random_run(rng: random.Random) -> RunEvidence:
             world.cancel()
         else:
             advance(world, rng)
+    if rng.random() < 0.2:
+        world.replay(values.random_id(rng))
     used = {(each.dataset_id, each.content_digest): each for each in bound.values()}
     return world.evidence(environment, tuple(used.values()))
 

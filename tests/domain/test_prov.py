@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prov.model import (
     ProvActivity,
+    ProvCommunication,
     ProvDocument,
     ProvEntity,
     ProvGeneration,
@@ -30,6 +31,7 @@ KINDS: dict[LineageRelation, type[ProvRecord]] = {
     LineageRelation.USED: ProvUsage,
     LineageRelation.WAS_GENERATED_BY: ProvGeneration,
     LineageRelation.WAS_STARTED_BY: ProvStart,
+    LineageRelation.WAS_INFORMED_BY: ProvCommunication,
 }
 BASE = "urn:animus:instance:animus.example/lab/"
 

@@ -233,8 +233,8 @@ async def test_what_is_done_in_one_project_changes_no_answer_in_another(server: 
     async def reads() -> dict[str, bytes]:
         found = {}
         for name in METHODS:
-            if not name.startswith(("Get", "List", "Tail", "Export", "Wait")):
-                continue
+            if not name.startswith(("Get", "List", "Tail", "Export", "Wait")) or name == "ExportEvidence":
+                continue  # the last is a change
             request = empty_request(name, "other")
             for field, value in known.items():
                 if field in request.DESCRIPTOR.fields_by_name:

@@ -249,6 +249,8 @@ async def test_odd_values_in_any_field_of_any_method_are_no_defect(server: Serve
             scalar = field.cpp_type == field.CPPTYPE_STRING or field.cpp_type in KINDS
             if not scalar or field.is_repeated or field.name in ("project_id", "request_id"):
                 continue
+            if (name, field.name) == ("ExportEvidence", "offset"):  # an export is on record before its end is known
+                continue
             for value in ODD[kind]:
                 request: Any = GetMessageClass(method.input_type)()
                 for known in {"project_id", "request_id"} & set(method.input_type.fields_by_name):

@@ -30,6 +30,7 @@ RELATIONS = {
     LineageRelation.USED: ("used", "prov:activity", "prov:entity"),
     LineageRelation.WAS_GENERATED_BY: ("wasGeneratedBy", "prov:entity", "prov:activity"),
     LineageRelation.WAS_STARTED_BY: ("wasStartedBy", "prov:activity", "prov:starter"),
+    LineageRelation.WAS_INFORMED_BY: ("wasInformedBy", "prov:informed", "prov:informant"),
 }
 
 Tree = dict[str, object]
@@ -42,7 +43,13 @@ def document(run: RunEvidence) -> bytes:
         "activity": _activities(run),
         "entity": _entities(run),
     }
-    known = {"prov:activity": "activity", "prov:starter": "activity", "prov:entity": "entity"}
+    known = {
+        "prov:activity": "activity",
+        "prov:starter": "activity",
+        "prov:informed": "activity",
+        "prov:informant": "activity",
+        "prov:entity": "entity",
+    }
     for number, edge in enumerate(run.edges, 1):
         relation, subject, object_ = RELATIONS[edge.relation]
         ends: Tree = {subject: qualified(edge.subject), object_: qualified(edge.object)}

@@ -146,7 +146,7 @@ def _opened(bundle: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with bundle.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, UnicodeDecodeError) as error:  # as the library says them
         raise Unreadable(bundle, f"is no ZIP that can be read: {error}") from None
 
 
