@@ -138,6 +138,14 @@ def check_transcript(checks: Checks, shown: Transcript, port: int) -> None:
     changes, entries = shown.first(r"changes (\d+), audit"), shown.first(r"audit entries of them (\d+)")
     checks.check("changes = audit entries", bool(changes) and changes == entries, f"{changes} = {entries}")
     checks.check("the log verifies", bool(verdict(shown)), verdict(shown))
+    again, other = (
+        shown.first(r"replayed: (REPRODUCED); \d+"),
+        shown.first(r"another seed: (DIVERGED, first at step \S+);"),
+    )
+    checks.check("the replay reproduces it", bool(again), again)
+    checks.check("another seed diverges, and the step is named", bool(other), other)
+    evidence = shown.first(r"^ +(SIGNED|CONSISTENT|WITNESSED): ")
+    checks.check("the evidence verifies in an empty environment", bool(evidence), evidence)
 
 
 def verdict(shown: Transcript) -> str:

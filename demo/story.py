@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,14 @@ class Story:
         say("==> dry-run")
         self.plan(self.dry_run(spec))
         say("==> userspace execution (data plane surface)")
-        self.execute()
+        self.execute(self.run_id)
         run = self.show_run()
         self.show_lineage(version)
         self.show_audit()
         self.show_log()
+        if run["state"] == "RUN_STATE_SUCCEEDED":
+            self.reproduce(spec)
+            self.show_evidence()
         (self.folder / "run.json").unlink()  # the next demo makes a run of its own
         if run["state"] != "RUN_STATE_SUCCEEDED":
             raise DemoError(f"run {self.run_id} ended {word(run['state'], 'RUN_STATE_')}: see {self.folder}/runs")
@@ -260,7 +264,7 @@ class Story:
             say(f"    run {self.run_id} of a demo before is bound to other code or packages: cancelled")
             reason = "The checkout or its environment has changed."
             self.change(f"{path}:cancel", f"{REQUEST_PREFIX}cancel-{self.run_id}", {"reason": reason})
-            self.execute()
+            self.execute(self.run_id)
         return False
 
     def dry_run(self, spec: RunSpec) -> str:
@@ -286,12 +290,12 @@ class Story:
         expect("the plan digest", plan["record"]["digest"], foretold)
         say(f"    plan digest {foretold}")
 
-    def execute(self) -> None:
-        """Has a runner execute the run's steps: a process of its own that speaks gRPC only."""
+    def execute(self, run_id: str) -> None:
+        """Has a runner execute a run's steps: a process of its own that speaks gRPC only."""
         for _ in range(MAX_RUNNERS):
             self.stack.check()
             command = [sys.executable, "-m", "demo.runner", "--address", self.stack.grpc, "--project", PROJECT]
-            command += ["--token-file", str(self.token), "--run", self.run_id, "--state", str(self.folder)]
+            command += ["--token-file", str(self.token), "--run", run_id, "--state", str(self.folder)]
             command += ["--checkout", str(CHECKOUT), "--dataset", f"{DATASET}={self.data}"]
             runner = launch(command, environment=dict(os.environ), folder=CHECKOUT, output=None, death=signal.SIGTERM)
             try:
@@ -384,12 +388,64 @@ class Story:
         say("==> audit log: every entry, tile and signed head")
         server = ("--address", self.stack.grpc, "--token-file", str(self.stack.data / "admin.token"))
         trust = ("--trust-server-key", "--known-heads", str(self.folder / "known-heads.json"))
-        command = (sys.executable, "-m", "animus.cli", "audit", "verify", "--project", PROJECT, *server, *trust)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        command = ["-m", "animus.cli", "audit", "verify", "--project", PROJECT, *server, *trust]
+        done = run_python(command, dict(os.environ))
         if done.returncode != 0:
             raise DemoError(f"the log does not verify: {done.stderr.strip()}")
         for line in done.stdout.splitlines():
             say(f"    {line}")
+
+    def reproduce(self, spec: RunSpec) -> None:
+        """Runs the same RunSpec again, and one with another seed, and compares what each made with this run."""
+        say("==> reproduction")
+        base = f"/v1/projects/{PROJECT}/runs"
+        replay = self.change(f"{base}/{self.run_id}:replay", self.request_of("replay"), {"labels": []})
+        self.compare("replayed", replay["runId"], "REPRODUCED")
+        other = replace(
+            spec,
+            parameters=tuple(replace(each, value="8") if each.name == "seed" else each for each in spec.parameters),
+        )
+        body = {"runSpec": as_json(other, run_pb2.RunSpec()), "labels": []}
+        self.compare("with another seed", self.change(base, self.request_of("seed"), body)["runId"], "DIVERGED")
+
+    def compare(self, what: str, run_id: str, verdict: str) -> None:
+        """Executes a run, and has it compared with this demo's."""
+        base = f"/v1/projects/{PROJECT}/runs"
+        self.change(f"{base}/{run_id}:plan", f"{REQUEST_PREFIX}plan-{run_id}", {})
+        self.execute(run_id)
+        path, request_id = f"{base}/{self.run_id}:compare", f"{REQUEST_PREFIX}compare-{run_id}"
+        found = self.change(path, request_id, {"otherRunId": run_id})
+        outputs = found["outputs"]
+        equal = sum(each.get("equal", False) for each in outputs)
+        step = f", first at step {found['firstStep']}" if found.get("firstStep") else ""
+        said = word(found["verdict"], "COMPARISON_VERDICT_").upper()
+        say(f"    {what}: {said}{step}; {equal} of {len(outputs)} outputs are equal")
+        for each in found.get("differences", ()):
+            say(f"    {each['path']}: {each['thisValue']} and {each['otherValue']}")
+        expect(f"the verdict on the run {what}", said, verdict)
+
+    def request_of(self, what: str) -> str:
+        """A request_id for something that is done once for this run."""
+        return f"{REQUEST_PREFIX}{what}-{hashlib.sha256(f'{what} {self.run_id}'.encode()).hexdigest()[:32]}"
+
+    def show_evidence(self) -> None:
+        """Exports the run's evidence, and has it verified by the one file, which has nothing but Python and a key."""
+        say("==> evidence")
+        bundle, key = self.folder / "evidence.zip", self.folder / "auditor.vkey"
+        bundle.unlink(missing_ok=True)
+        server = ("--address", self.stack.grpc, "--token-file", str(self.stack.data / "admin.token"))
+        command = ["-m", "animus.cli", "evidence", "export", "--project", PROJECT, "--run", self.run_id]
+        done = run_python([*command, *server, "--output", str(bundle)], dict(os.environ))
+        if done.returncode != 0:
+            raise DemoError(f"the evidence cannot be exported: {done.stderr.strip()}")
+        # As for the log, the key is the server's own word here: an auditor gets it from a person.
+        key.write_text("".join(f"{each['vkey']}\n" for each in self.stack.get(f"/v1/projects/{PROJECT}/log")["keys"]))
+        verifier = ["-I", "-S", str(CHECKOUT / "src" / "animus_verify.py"), str(bundle), "--trust", str(key)]
+        done = run_python([*verifier, "--accept", "signed"], {})
+        for line in done.stdout.splitlines():
+            say(f"    {line}")
+        if done.returncode != 0:
+            raise DemoError(f"the evidence does not verify: {done.stderr.strip() or done.returncode}")
 
     def check_records(self, entries: dict[str, Tree]) -> None:
         """Reads back every record that the project lists, and finds its digest in the audit entry that it names."""
@@ -409,6 +465,12 @@ class Story:
             if record["digest"] not in cited:
                 raise DemoError(f"the audit entry of {record['name']} does not cite its digest")
         say(f"    {len(found)} records read back, each cited by digest in the audit entry that it names")
+
+
+def run_python(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs Python in an environment of variables to its end."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def expect(what: str, found: Any, wanted: Any) -> None:
