@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import warnings
 import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -164,9 +165,9 @@ async def test_a_download_goes_on_where_it_broke_off(server: Server, run_id: str
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         size = await asyncio.to_thread(download, channel, export(run_id, "first"), target, lambda step: None)
         assert (size, target.read_bytes()) == (len(bundle), bundle)
-        assert [offset for _, offset in servicer.asked] == [i * (len(bundle) // 3) for i in range(4)][
-            : len(servicer.asked)
-        ]
+        offsets = [offset for _, offset in servicer.asked]
+        assert offsets == [number * (len(bundle) // 3) for number in range(len(offsets))]
+        assert len(offsets) >= 3
         servicer.asked.clear()
         # What a command that was killed leaves: a part, and the request that it was begun with.
         request = export(run_id, "killed")
@@ -219,7 +220,8 @@ def test_links_compressed_and_repeated_members_are_not_unpacked(tmp_path: Path) 
     bundle = tmp_path / "bundle.zip"
     for members in ([(link, b"/etc")], [(packed, b"0" * 1_000_000)], [("a/b", b"1"), ("a/b", b"2")]):
         data = io.BytesIO()
-        with zipfile.ZipFile(data, "w") as archive:
+        with zipfile.ZipFile(data, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library warns of the second of a name
             for member, content in members:
                 archive.writestr(member, content)
         bundle.write_bytes(data.getvalue())
