@@ -631,6 +631,7 @@ def parse_policy(data: bytes, place: str) -> Policy:
 PART = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]*")
 CENTRAL, LOCAL, END = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H"), struct.Struct("<4s4H2LH")
 END64, LOCATOR = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+VERSIONS = (10, 20, 45)  # of the format of members that are stored: 45 has numbers of 64 bits
 NARROW = 0xFFFFFFFF  # stands for a number that has 64 bits, in the extra field
 
 
@@ -672,7 +673,9 @@ class Bundle:
         self.untaken = set(self.parts)
 
     def _list_folder(self, path: Path, prefix: str, depth: int) -> None:
-        for item in os.scandir(path):
+        with os.scandir(path) as items:
+            found = list(items)
+        for item in found:
             name, mode = prefix + item.name, item.stat(follow_symlinks=False).st_mode
             if not PART.fullmatch(item.name) or depth > 4 or len(self.parts) >= MAX_MEMBERS:
                 raise invalid(name, "is no name of a bundle's file, or one too many")
@@ -729,8 +732,8 @@ class Bundle:
     def _read_member(self, directory: BinaryIO, local: BinaryIO, at: int, place: str) -> tuple[bytes, Any]:
         """Name, and start, size and CRC of the next member; its local header stands where the last one ended."""
         head = CENTRAL.unpack(self._exactly(directory, CENTRAL.size, place))
-        signature, made_by, _, flags, method, time, date, crc, packed, size, names, extras, comment = head[:13]
-        disk, _, attributes, offset = head[13:]
+        signature, made_by, needed, flags, method, time, date, crc, packed, size, names, extras, comment = head[:13]
+        disk, internal, attributes, offset = head[13:]
         name = self._exactly(directory, names, place)
         packed, size, offset = widened([packed, size, offset], self._exactly(directory, extras, place), place)
         local.seek(at)
@@ -742,11 +745,14 @@ class Bundle:
         text = name.decode("ascii", "backslashreplace")
         if len(name) > 250 or not all(PART.fullmatch(part) for part in text.split("/")):
             raise invalid(text, "is no name of a bundle's file")
-        if (name, flags, method, time, date, crc, packed, size) != (other_name, *mine[2:7], other_packed, other_size):
+        if (name, needed, flags, method, time, date, crc) != (other_name, *mine[1:7]):
+            raise invalid(text, "has a local header that differs from the directory")
+        if (packed, size) != (other_packed, other_size) or needed not in VERSIONS or made_by & 0xFF not in VERSIONS:
             raise invalid(text, "has a local header that differs from the directory")
         if method or packed != size or flags & ~0x0800:
             raise invalid(text, "is compressed, encrypted or streamed; members are stored")
-        if (time, date) != (0, 0x0021) or made_by >> 8 != 3 or attributes >> 16 not in (0o644, 0o100644):
+        modes = (0o644 << 16, 0o100644 << 16)
+        if (time, date, internal) != (0, 0x0021, 0) or made_by >> 8 != 3 or attributes not in modes:
             raise invalid(text, "is no plain file of mode 0644 and of 1980-01-01 00:00")
         return name, (local.tell(), size, crc)
 

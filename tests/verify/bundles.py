@@ -100,7 +100,8 @@ class LogBook:
 
     def nodes(self) -> dict[merkle.Node, bytes]:
         """The hashes of all perfect nodes."""
-        found, row, level = {}, [merkle.leaf_hash(each) for each in self.entries], 0
+        found: dict[merkle.Node, bytes] = {}
+        row, level = [merkle.leaf_hash(each) for each in self.entries], 0
         while row:
             found |= {(level, at): each for at, each in enumerate(row)}
             row = [merkle.node_hash(row[at], row[at + 1]) for at in range(0, len(row) - 1, 2)]
