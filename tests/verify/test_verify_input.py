@@ -227,6 +227,8 @@ def test_bytes_around_and_within_the_structure_are_refused(world: World, verify:
     for at in [*rng.sample(range(len(data)), 300), *range(len(data) - 400, len(data))]:
         assert verify(data[:at])[0] == 40
         changed = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+        if data[at] ^ changed[at] == 0x80 and data[at - 41 : at - 37] == b"PK\x01\x02":
+            continue  # a mode that says that the file is a plain one, or leaves it out
         code, text = verify(changed)
         assert (text.count("\n"), code in (20, 30, 40)) == (1, True), at
 
