@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from domain.values import IMAGE, ONE, TIME, bare_step, graph_of
@@ -43,6 +43,7 @@ RUN_ID, OTHER_RUN_ID = "0123456789abcdef" * 2, "f" * 32
 
 STARTED, SUCCEEDED, FAILED, CANCELED = StepEventType
 Files = dict[str, bytes]
+Change = Callable[[str, bytes], bytes]
 
 
 def compact(tree: object) -> bytes:
@@ -58,7 +59,8 @@ def hex_of(data: bytes) -> str:
 class LogBook:
     """A project's log: entries, and the records that they name."""
 
-    def __init__(self) -> None:
+    def __init__(self, change: Change = lambda kind, data: data) -> None:
+        self.change = change  # of a record before it is written
         self.entries: list[bytes] = []
         self.values: list[AuditEntry] = []
         self.records: list[list[tuple[str, bytes]]] = []  # kind and bytes, of each entry, a manifest before the rest
@@ -75,7 +77,7 @@ class LogBook:
     ) -> int:
         """Appends an entry; answers its index."""
         number = len(self.entries)
-        written = [(kind_of(value), document.dump(value)) for value in records]
+        written = [(kind_of(value), self.change(kind_of(value), document.dump(value))) for value in records]
         named = [AuditRecord(kind, document.digest(data)) for kind, data in written]
         if manifest:
             data = document.dump(RecordManifest(tuple(named)))
@@ -137,8 +139,11 @@ def sample_pipeline() -> Any:
 class World:
     """A log in which one run happens among other things."""
 
-    def __init__(self, *, succeed: bool = True) -> None:
-        self.book, self.name = LogBook(), run_name(PROJECT, RUN_ID)
+    def __init__(
+        self, *, succeed: bool = True, plan_known: bool = False, change: Change = lambda kind, data: data
+    ) -> None:
+        self.book, self.name = LogBook(change), run_name(PROJECT, RUN_ID)
+        self.plan_known = plan_known  # by the plan of another run of the same RunSpec
         self.pipeline = sample_pipeline()
         self.environment = EnvironmentLock((Image(IMAGE),), "3.12", "linux", "amd64", (), "", ())
         manifest = FileManifest((File("a", 1, ONE), File("b/c", 2, ONE)))
@@ -232,7 +237,10 @@ class World:
         planned = self.event(RunEventType.PLANNED, plan_digest=document.digest(document.dump(self.plan)))
         other = dataclasses.replace(self.spec, parameters=())
         self._create(OTHER_RUN_ID, other, self.run_of(OTHER_RUN_ID, other), known=False)
-        self.book.write("run.plan", f"{self.name}/plan", (self.plan, planned))
+        if self.plan_known:
+            self._create(OTHER_RUN_ID, self.spec, self.run_of(OTHER_RUN_ID, self.spec), known=True)
+            self.book.write("run.plan", f"{run_name(PROJECT, OTHER_RUN_ID)}/plan", (self.plan,))
+        self.book.write("run.plan", f"{self.name}/plan", (planned,) if self.plan_known else (self.plan, planned))
         self.report(("load", 1, STARTED))
         self.report(("load", 1, FAILED, ErrorKind.SYSTEM), ("load", 2, STARTED))
         refusals = (AuditRefusal(0, "ATTEMPT_ENDED"),)
