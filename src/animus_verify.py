@@ -982,9 +982,9 @@ class Log:
             bit >>= 1
         return roots
 
-    def files(self) -> list[str]:
+    def files(self) -> Iterator[str]:
         """The names of the files of entries, without folder and suffix."""
-        return [f"{first:020d}" for first in range(self.said["firstIndex"], self.size, ENTRIES_IN_FILE)]
+        return (f"{first:020d}" for first in range(self.said["firstIndex"], self.size, ENTRIES_IN_FILE))
 
     def entries(self, file: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
         """Place, line and tree of each entry of a file; the tree of the log grows by it."""

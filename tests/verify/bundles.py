@@ -431,7 +431,7 @@ def said_of(files: Files) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(files["data/evidence.json"])
         assert {"projectId", "runId", "firstIndex", "size"} <= found.keys()
-    except (KeyError, ValueError, AssertionError, AttributeError):
+    except (KeyError, ValueError, AssertionError, AttributeError, RecursionError):
         found = {"projectId": PROJECT, "runId": RUN_ID, "firstIndex": 0, "size": 1}
     return found
 

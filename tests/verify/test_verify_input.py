@@ -20,6 +20,7 @@ from verify.bundles import Files, World, bagged
 from verify.conftest import Verify, verified
 
 SOURCE = Path(verifier.__file__)
+MAX_LINES = 1_900  # somebody has to read all of it
 NETWORK = {"asyncio", "ftplib", "http", "multiprocessing", "socket", "socketserver", "ssl", "subprocess", "urllib"}
 
 
@@ -34,6 +35,7 @@ def test_the_file_stands_alone() -> None:
     }
     assert found <= sys.stdlib_module_names
     assert not found & NETWORK
+    assert text.count("\n") <= MAX_LINES
 
 
 def test_it_runs_isolated_without_environment(world: World, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def changes() -> dict[str, tuple[bytes, bytes]]:
     """By path: the bytes of a record of the run, and the same with this one place changed."""
-    world, found = World(), {}
+    world = World()
+    found: dict[str, tuple[bytes, bytes]] = {}
     for written in world.book.records[world.first : world.size]:
         for kind, data in written:
             if kind in KINDS:
