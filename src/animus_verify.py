@@ -16,7 +16,7 @@ and shares no code with the server. The format of bundles is docs/evidence-forma
 
 The verdict is the exit code:
 
-  0 WITNESSED      10 and 11 hold, and the witnesses of the policy have cosigned the checkpoint
+  0 WITNESSED      11 holds, and the witnesses of the policy have cosigned the checkpoint
  10 CONSISTENT     11 holds, and the log still has what a checkpoint said that the auditor kept
  11 SIGNED         every check holds, by the word of the trusted key alone
  20 INCOMPLETE     something that has to be there is missing
