@@ -62,7 +62,7 @@ format-check: .venv/installed ## ruff and buf, changing nothing
 typecheck: .venv/installed ## mypy, strict, tests included; folders that have a conftest.py of the same name apart
 	@$(BIN)/mypy
 	@$(BIN)/mypy demo benchmarks faults
-	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{cli,domain,faults,golden,sdk,service,store}
+	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{cli,domain,faults,golden,sdk,service,store,verify}
 	@MYPYPATH=src:gateway:tests:tests/gateway $(BIN)/mypy tests/gateway
 	@MYPYPATH=src:gateway:tests:tests/demo $(BIN)/mypy tests/demo
 
