@@ -179,7 +179,7 @@ class World:
         decision = admit(
             PROJECT, spec, pipeline_registered=True, environment_registered=True, versions_registered=pairs
         )
-        return Run(run_id, document.digest(document.dump(spec)), TIME, (), decision)
+        return Run(run_id, document.digest(document.dump(spec)), TIME, (), decision, "")
 
     def _before(self) -> None:
         book = self.book
@@ -463,7 +463,7 @@ def manifest(files: Files) -> bytes:
 def member(name: str) -> zipfile.ZipInfo:
     """A member of the ZIP as the format wants it."""
     info = zipfile.ZipInfo(name)
-    info.create_system, info.external_attr = 3, 0o644 << 16
+    info.create_system, info.external_attr = 3, 0o100644 << 16
     return info
 
 

@@ -46,8 +46,7 @@ def takes(call: Callable[..., Any], *args: Any) -> bool:
 def test_plans_are_the_same_bytes(made: PipelineSpec) -> None:
     """Both plan any pipeline alike."""
     tree = json.loads(document.dump(made))
-    assert verifier.misfit(tree, verifier.PIPELINE_SPEC) is None
-    assert verifier.dump(verifier.make_plan(ONE, TWO, tree, "p")) == document.dump(make_plan(ONE, TWO, made))
+    assert verifier.dump(verifier.make_plan(ONE, TWO, tree)) == document.dump(make_plan(ONE, TWO, made))
 
 
 def offered(rng: random.Random, steps: str) -> StepEvent:
@@ -62,14 +61,14 @@ def test_events_are_judged_alike_and_lead_to_the_same_state(rng: random.Random) 
     """Of random events both refuse the same, and derive the same states from those accepted; cancelled runs too."""
     plan = worlds.random_plan(rng, 5)
     accepted: list[StepEvent] = []
-    cancel, state = False, verifier.State()
-    state.plan(json.loads(document.dump(plan))["steps"])
+    cancel, state = False, verifier.State(json.loads(document.dump(plan))["steps"])
     for _ in range(80):
         event = offered(rng, "".join(step.name for step in plan.steps) + ("z" if rng.random() < 0.1 else ""))
         known = derive_state(plan, accepted, cancel_requested=cancel)
         if rng.random() < 0.02 and not known.run.final and not cancel:
             cancel = True
-            state.cancel()
+            state.cancel_requested = True
+            state.update(state.planned)
         else:
             tree = document.tree_of(event)
             assert isinstance(tree, dict)
@@ -305,4 +304,4 @@ def test_the_published_policy_counts_as_published() -> None:
         *((n, False) for n in example["not_satisfied_by"]),
     ]:
         signers = [found.witnesses[name.encode()] for name in names]
-        assert (found.quorum in found.agreed(signers)) == met
+        assert found.agreed(signers) == met

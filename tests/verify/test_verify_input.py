@@ -20,7 +20,7 @@ from verify.bundles import Files, World, bagged
 from verify.conftest import Verify, verified
 
 SOURCE = Path(verifier.__file__)
-MAX_LINES = 1_900  # somebody has to read all of it
+MAX_LINES = 1_000  # somebody has to read all of it
 NETWORK = {"asyncio", "ftplib", "http", "multiprocessing", "socket", "socketserver", "ssl", "subprocess", "urllib"}
 
 
@@ -105,14 +105,6 @@ def test_a_file_that_has_to_be_there_is_missed(world: World, verify: Verify) -> 
             if name.startswith("data/") and name != "data/evidence.json":
                 code, text = verify(left)
                 assert (code, text.count("\n")) == (20, 1), (name, text)
-
-
-def test_one_of_another_project_is_invalid(world: World, verify: Verify) -> None:
-    """By its key, and by what the auditor expects."""
-    files = world.run_bundle()
-    assert verify(files, "--project", bundles.PROJECT, "--run", bundles.RUN_ID)[0] == 11
-    assert verify(files, "--project", "other")[0] == 40
-    assert verify(files, "--run", "0" * 32)[0] == 40
 
 
 def test_a_key_of_another_log_is_not_trusted(world: World, tmp_path: Path) -> None:
@@ -235,8 +227,8 @@ def test_bytes_around_and_within_the_structure_are_refused(world: World, verify:
         assert (text.count("\n"), code in (20, 30, 40)) == (1, True), at
 
 
-def test_numbers_of_64_bits_are_read(world: World, verify: Verify) -> None:
-    """A ZIP64 local header, as it is written where a size is not known to be small."""
+def test_a_zip_of_64_bits_is_refused(world: World, verify: Verify) -> None:
+    """Its members have other headers than those of a bundle; what is too large for 32 bits is verified as a folder."""
     files = world.log_bundle()
     folder, stream = bundles.bag_name(bundles.said_of(files)), io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -244,7 +236,8 @@ def test_numbers_of_64_bits_are_read(world: World, verify: Verify) -> None:
             info = bundles.member(f"{folder}/{name}")
             with archive.open(info, "w", force_zip64=True) as target:
                 target.write(files[name])
-    assert verify(stream.getvalue())[0] == 11
+    code, text = verify(stream.getvalue())
+    assert (code, "is not stored as a member of a bundle is" in text) == (40, True)
 
 
 def test_links_and_odd_names_in_a_folder_are_refused(world: World, tmp_path: Path) -> None:
