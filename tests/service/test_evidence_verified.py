@@ -1,33 +1,52 @@
 """Bundles of the real server, verified by the file that an auditor has: runs in every state, stretches of logs."""
 
 import asyncio
-import base64
 import contextlib
 import hashlib
 import io
 import itertools
 import json
+import random
 import secrets
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bagit  # type: ignore[import-untyped]
+import httpx
 import pytest
+from conftest import Database, create_database, drop_database
+from domain.test_attestation import check_resource, checked, predicate, public
+from domain.test_openlineage import check as check_openlineage
+from domain.test_prov import edges, read
 from google.protobuf.message import Message
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2  # type: ignore[import-untyped]
+from in_toto_attestation.predicates.test_result.v0 import test_result_pb2  # type: ignore[import-untyped]
+from securesystemslib import dsse
+from securesystemslib.exceptions import VerificationError
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from verify.bundles import OUTSIDER, Files, bagged, zipped
+from verify.test_verify_mutations import GOOD, flips, moves, records
 
 import animus_verify
+from animus.domain import document, merkle
+from animus.domain.attestation import TAG_FILES
+from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord
 from animus.domain.checkpoint import Checkpoint, dump_checkpoint
+from animus.domain.dataset import Dataset
+from animus.domain.log import LogKeyStatus
+from animus.log_operations import end_key, list_keys, open_epoch, rotate_key
 from animus.signing import SigningKey, sign_note
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import evidence_pb2, log_pb2, run_pb2, runtime_pb2
-from service.bundles import exported, finished_run, three_steps
-from service.conftest import Failure, Server
+from service.bundles import export, exported, finished_run, three_steps, unzipped
+from service.conftest import Failure, Server, settings_for
 from service.requests import (
     ONE,
-    TWO,
+    TIME,
     artifact,
     create_run,
     dataset,
@@ -41,7 +60,7 @@ from service.requests import (
     step,
     version,
 )
-from service.shared import Grown, served
+from service.shared import Grown, served, serving
 from service.test_log import POLICY, WITNESSES, cosign
 from service.test_reproduction import compare_runs, replay_run
 
@@ -99,11 +118,11 @@ class Auditor:
 
 def verify(path: Path, keys: list[str], *options: object) -> Report:
     """The report on a bundle; a defect of the verifier is raised."""
-    text = io.StringIO()
+    out = io.StringIO()
     trust = [part for key in keys for part in ("--trust", key)]
-    with contextlib.redirect_stdout(text):
+    with contextlib.redirect_stdout(out):
         code = animus_verify.main([str(path), *trust, "--json", "--debug", *map(str, options)])
-    tree = json.loads(text.getvalue())
+    tree = json.loads(out.getvalue())
     assert tree["exitCode"] == code
     return Report(code, *(tree[name] for name in ("verdict", "file", "problem", "checked", "notShown")))
 
@@ -261,6 +280,18 @@ async def refused_at_times(server: Server) -> str:
     return run_id
 
 
+async def replay_of(server: Server, run_id: str) -> str:
+    """A run that replays another, planned."""
+    made = await server.admin("ReplayRun", replay_run(run_id, secrets.token_hex(8)))
+    await server.admin("PlanRun", plan_run(made.run_id, f"plan-{made.run_id}"))
+    return str(made.run_id)
+
+
+async def replayed(server: Server) -> str:
+    """A planned run that replays one that failed."""
+    return await replay_of(server, await failed(server))
+
+
 def points(run_id: str, step_name: str, *names: str, project_id: str = "p") -> runtime_pb2.RecordMetricsRequest:
     """Records a point of each name."""
     request = runtime_pb2.RecordMetricsRequest(project_id=project_id, request_id=secrets.token_hex(8), run_id=run_id)
@@ -333,17 +364,27 @@ async def test_a_plan_that_another_run_registered_is_proven_by_its_entry(auditor
         assert f"projects/p/runs/{two}/plan" in {each["resource"] for each in proofs}
 
 
-async def test_a_replay_and_the_run_that_it_is_compared_with_verify(auditor: Auditor) -> None:
-    """The comparison is part of the first run's evidence."""
+async def test_a_run_verifies_with_its_comparisons(auditor: Auditor) -> None:
+    """With a replay, and with a run that was cancelled; one that is found again writes an entry without record."""
     server = auditor.server
-    first = await failed(server)
-    replay = str((await server.admin("ReplayRun", replay_run(first, secrets.token_hex(8)))).run_id)
-    found = await server.admin("CompareRuns", compare_runs(first, replay, secrets.token_hex(8)))
-    assert found.verdict == run_pb2.COMPARISON_VERDICT_INCOMPARABLE
-    assert "data/records/run_comparison.ndjson" in await auditor.signed(first)
-    again = await auditor.signed(replay)
-    assert json.loads(again["data/records/run.ndjson"])["replayOf"] == first
-    assert "data/records/run_comparison.ndjson" not in again
+    first, other = await failed(server), await cancelled_unplanned(server)
+    replay = await replay_of(server, first)
+    for against in (replay, other, replay):
+        await server.admin("CompareRuns", compare_runs(first, against, secrets.token_hex(8)))
+    files = await auditor.signed(first)
+    assert files["data/records/run_comparison.ndjson"].count(b"\n") == 2
+    assert [each["outcome"] for each in entries(files) if each["action"] == "run.compare"] == [
+        *("accepted", "accepted", "unchanged")
+    ]
+    assert "data/records/run_comparison.ndjson" not in await auditor.signed(other)
+
+
+async def test_a_replay_verifies(auditor: Auditor) -> None:
+    """It was created by another action, and is linked to the run that it replays."""
+    first = await failed(auditor.server)
+    files = await auditor.signed(await replay_of(auditor.server, first))
+    assert json.loads(files["data/records/run.ndjson"])["replayOf"] == first
+    assert entries(files)[0]["action"] == "run.replay"
 
 
 async def test_reports_too_large_for_an_entry_verify_by_their_manifests(auditor: Auditor) -> None:
@@ -448,8 +489,8 @@ async def head(server: Server, project_id: str = "p") -> tuple[int, bytes]:
 
 def forged(server: Server, size: int, origin: str) -> bytes:
     """A checkpoint of another tree that the log's own key has signed."""
-    text = dump_checkpoint(Checkpoint(origin, size, hashlib.sha256(b"another").digest(), ()))
-    return sign_note(text, server.running.log.keyring.keys, origin)
+    lines = dump_checkpoint(Checkpoint(origin, size, hashlib.sha256(b"another").digest(), ()))
+    return sign_note(lines, server.running.log.keyring.keys, origin)
 
 
 @pytest.mark.parametrize("of_run", [True, False], ids=["run", "log"])
@@ -506,3 +547,321 @@ async def test_a_bundle_that_witnesses_have_cosigned_is_witnessed(of_run: bool, 
     assert auditor.verify(data, keys, "--policy", policy).code == 0
     kept = auditor.file(note)
     assert auditor.verify(data, keys, "--known-head", kept).verdict == "CONSISTENT"
+
+
+# Keys and epochs.
+
+
+async def test_bundles_of_a_rotated_key_verify_by_every_key_that_signed_all_of_them(
+    database: Database, tmp_path: Path
+) -> None:
+    """By the old one until it ends, by the new one from its first checkpoint, and by both together always."""
+    async with serving(database.service_url, tmp_path) as server:
+        await server.project("p")
+        auditor = Auditor(server, tmp_path)
+        run_id = await running(server)
+        (old,) = await auditor.keys()
+        bundles = {"before": await auditor.export(run_id)}
+    size, note = said(files_of(bundles["before"]))["size"], files_of(bundles["before"])["data/log/checkpoint"]
+    ((facts, _),) = await list_keys(server.settings)
+    await rotate_key(server.settings)
+    async with serving(database.service_url, tmp_path) as server:
+        auditor = Auditor(server, tmp_path)
+        (new,) = set(await auditor.keys()) - {old}
+        await server.admin("CreateDataset", dataset("p", "rotated"))  # so that there is a checkpoint of this time
+        bundles["rotated"] = await auditor.export(run_id)
+        bundles["rotated, of the old size"] = await auditor.export(run_id, size=size)
+    await end_key(server.settings, facts.key.value.public_key, LogKeyStatus.RETIRED, "a year old")
+    async with serving(database.service_url, tmp_path) as server:
+        auditor = Auditor(server, tmp_path)
+        assert set(await auditor.keys()) == {old, new}
+        await server.admin("CreateDataset", dataset("p", "retired"))
+        bundles["retired"] = await auditor.export(run_id)
+        bundles["retired, of the old size"] = await auditor.export(run_id, size=size)
+        bundles["retired, of the log"] = await auditor.export()
+        bundles["retired, of the system"] = await auditor.export(project_id="system")
+        system = await auditor.keys("system")
+    good, bad = "SIGNED", "INVALID"
+    assert {name: [auditor.verify(bundles[name], keys).verdict for keys in ([old], [new], [old, new])] for name in (
+        "before", "rotated", "rotated, of the old size", "retired", "retired, of the old size", "retired, of the log"
+    )} == {
+        "before": [good, bad, good],
+        "rotated": [good, good, good],
+        "rotated, of the old size": [good, bad, good],
+        "retired": [bad, good, good],
+        "retired, of the old size": [bad, bad, good],
+        "retired, of the log": [bad, good, good],
+    }  # fmt: skip
+    kept = auditor.file(note)
+    for name in ("rotated", "retired", "retired, of the log"):
+        assert auditor.verify(bundles[name], [old, new], "--known-head", kept).verdict == "CONSISTENT"
+    assert auditor.verify(bundles["retired, of the log"], [new], "--known-head", kept).verdict == "INVALID"
+    assert auditor.verify(bundles["retired, of the system"], system).verdict == "SIGNED"
+    assert {"key.rotate", "key.retire"} <= {
+        each["action"] for each in entries(files_of(bundles["retired, of the system"]))
+    }
+
+
+async def test_bundles_of_a_new_epoch_are_of_another_log(
+    database: Database, admin: AsyncEngine, tmp_path: Path
+) -> None:
+    """After a restored backup: what was exported before stays good under the old name, and nothing new is."""
+    name = str(make_url(database.service_url).database)
+    async with serving(database.service_url, tmp_path) as server:
+        await server.project("p")
+        auditor = Auditor(server, tmp_path)
+        kept_run = await running(server)
+        (old,) = await auditor.keys()
+        await server.published("p")
+    await create_database(admin, f"{name}_backup", name)
+    async with serving(database.service_url, tmp_path) as server:
+        lost_run = await failed(server)
+        lost = await Auditor(server, tmp_path).export(lost_run)
+        note = files_of(lost)["data/log/checkpoint"]
+    url = make_url(database.service_url).set(database=f"{name}_backup").render_as_string(hide_password=False)
+    restored = settings_for(url, tmp_path, log_name="animus.example")
+    assert await open_epoch(restored, "restored the backup of noon", new_key=False) == 2
+    async with serving(url, tmp_path) as server:
+        auditor = Auditor(server, tmp_path)
+        (new,) = await auditor.keys()
+        assert (old.partition("+")[0], new.partition("+")[0]) == ("animus.example/p/1", "animus.example/p/2")
+        await server.admin("ReportStepEvents", report(kept_run, event("first", 1, "SUCCEEDED")))
+        later = [await auditor.export(kept_run), await auditor.export(await finished(server)), await auditor.export()]
+        with pytest.raises(Failure) as found:
+            await auditor.export(lost_run)
+        assert found.value.reason == "RUN_UNKNOWN"
+    kept = auditor.file(note)
+    for data in later:
+        assert [auditor.verify(data, keys).verdict for keys in ([old], [new], [old, new])] == [
+            *("INVALID", "SIGNED", "SIGNED")
+        ]
+        assert auditor.verify(data, [old, new], "--known-head", kept).verdict == "INVALID"  # it is of another log
+    assert [auditor.verify(lost, keys).verdict for keys in ([old], [new])] == ["SIGNED", "INVALID"]
+    assert "log.epoch" in {each["action"] for each in entries(files_of(later[2]))}
+    await drop_database(admin, f"{name}_backup")
+
+
+# Logs.
+
+
+async def test_stretches_of_logs_verify(auditor: Auditor) -> None:
+    """From the beginning, from any entry, and the last entry alone; of a project, and of the instance."""
+    run_id = await finished(auditor.server)
+    await head(auditor.server, "system")
+    for project_id in ("p", "system"):
+        size, _ = await head(auditor.server, project_id)
+        for first in sorted({0, size // 2, max(0, size - 2), size - 1}):
+            files = await auditor.signed("", project_id, first_index=first, size=size)
+            assert (said(files)["firstIndex"], len(entries(files))) == (first, size - first)
+    whole = await auditor.signed()
+    assert any(each["resource"].startswith(f"projects/p/runs/{run_id}") for each in entries(whole))
+
+
+async def fill(server: Server, count: int) -> None:
+    """Writes changes of the project `p` as the server does, many in one transaction."""
+    keyring = server.running.log.keyring
+    for first in range(0, count, 500):
+        rows = []
+        for number in range(first, min(first + 500, count)):
+            record = document.dump(Dataset(f"d{number}", "", ()))
+            named = (AuditRecord("dataset", document.digest(record)),)
+            entry = AuditEntry(
+                "p", secrets.token_hex(16), "admin", "dataset.create", f"projects/p/datasets/d{number}",
+                "animus.v1.DatasetService/CreateDataset", f"dataset-{number}", ONE, TIME, AuditOutcome.ACCEPTED, "",
+                named, (), ONE,
+            )  # fmt: skip
+            data = document.dump(entry)
+            leaf = merkle.leaf_hash(data)
+            rows.append((entry.entry_id, data, record, leaf, keyring.seal("p", entry.entry_id, leaf)))
+        ids, entries_, records_, leaves, seals = map(list, zip(*rows, strict=True))
+        values = {"ids": ids, "entries": entries_, "records": records_, "leaves": leaves, "seals": seals}
+        async with server.running.engine.connect() as connection, connection.begin():
+            await connection.execute(text("SELECT set_config('animus.project_id', 'p', true)"))
+            await connection.execute(FILL, values)
+
+
+FILL = text(
+    "WITH entries AS (INSERT INTO animus.audit_entry (project_id, document)"
+    " SELECT 'p', unnest(CAST(:entries AS bytea[])))"
+    ", datasets AS (INSERT INTO animus.dataset (project_id, entry_id, document)"
+    " SELECT 'p', * FROM unnest(CAST(:ids AS text[]), CAST(:records AS bytea[])))"
+    " INSERT INTO animus.audit_queue (project_id, entry_id, leaf_hash, seal)"
+    " SELECT 'p', * FROM unnest(CAST(:ids AS text[]), CAST(:leaves AS bytea[]), CAST(:seals AS bytea[]))"
+)
+
+
+async def test_a_log_of_more_entries_than_a_file_holds_verifies(
+    postgres: EmbeddedPostgres, admin: AsyncEngine, template: str, tmp_path: Path
+) -> None:
+    """The entries and their records are in two files each; with a run in the second one, that is a bundle too."""
+    async with served(postgres, admin, template, tmp_path) as server:
+        await server.project("p")
+        run_id = await created(server)
+        await fill(server, 10_000)
+        await server.published("p")
+        await server.admin("PlanRun", plan_run(run_id, "plan"))
+        auditor = Auditor(server, tmp_path)
+        for files in (await auditor.signed(), await auditor.signed(run_id)):
+            assert len(entries(files)) > 10_000
+            first = said(files)["firstIndex"]
+            assert [name for name in files if "/entries/" in name] == [
+                f"data/entries/{index:020d}.ndjson" for index in (first, first + 10_000)
+            ]
+            if not first:
+                assert [name[-12:] for name in files if "/records/" in name] == ["00000.ndjson", "10000.ndjson"]
+
+
+# Faults in real bundles.
+
+
+def planted(files: Files, others: Files, key: SigningKey, share: float) -> Iterator[tuple[str, Files]]:
+    """Changed bundles: with their digests as they were, made anew, and made anew and signed by the right key."""
+    rng = random.Random(11)
+    yield from flips(files)
+    yield from moves(files, others)
+    for what, changed in flips(files):
+        if what.startswith("data/"):
+            yield f"{what}, signed by an outsider", bagged(changed, OUTSIDER)
+    for what, changed in records(files):
+        chosen = rng.random()
+        if chosen < share / 2:
+            yield f"{what}, with new manifests", bagged(changed, sign=False)
+        if chosen < share or what.startswith(("data/summary", "data/evidence")):
+            yield f"{what}, signed by the right key", bagged(changed, key)
+
+
+@pytest.mark.parametrize("of_run", [True, False], ids=["run", "log"])
+async def test_no_change_of_a_real_bundle_passes(of_run: bool, auditor: Auditor) -> None:
+    """By anybody, and of what follows from the entries by the owner of the key either; unchanged it passes."""
+    server = auditor.server
+    runs = [await finished(server), await failed(server)]
+    size, _ = await head(server)
+    wanted = [{"run_id": run_id} if of_run else {"first_index": size - 12 + at} for at, run_id in enumerate(runs)]
+    files, others = [files_of(await auditor.export(known_sizes=[2, 5], **each)) for each in wanted]
+    keys, (key,) = await auditor.keys(), server.running.log.keyring.keys
+    path = auditor.folder / "bundle.zip"
+    missed, count = [], 0
+    for what, changed in planted(files, others, key, 0.1 if of_run else 0.2):
+        path.write_bytes(zipped(changed))
+        count += 1
+        if verify(path, keys).code in GOOD:
+            missed.append(what)
+    print(count, "changes")
+    assert count > 300
+    assert missed == []
+    for whole in (files, bagged(files, key)):
+        path.write_bytes(zipped(whole))
+        assert verify(path, keys).verdict == "SIGNED"
+
+
+# Others than the verifier, who read the same bundles.
+
+
+async def test_public_libraries_take_what_a_real_bundle_says(auditor: Auditor) -> None:
+    """in-toto, DSSE, SLSA, PROV and OpenLineage, each by the library or the schema of its project."""
+    run_id = await finished(auditor.server)
+    files = files_of(await auditor.export(run_id))
+    keys = [public(key) for key in auditor.server.running.log.keyring.keys]
+    stranger = public(SigningKey("stranger", bytes(32)))
+    payloads = {}
+    for name in (name for name in files if name.endswith(".dsse.json")):
+        envelope = dsse.Envelope.from_dict(json.loads(files[name]))
+        assert envelope.payload_type == "application/vnd.in-toto+json"
+        assert envelope.verify(keys, len(keys)).keys() == {key.keyid for key in keys}
+        with pytest.raises(VerificationError):
+            envelope.verify([stranger], 1)
+        payloads[name.rpartition("/")[2]] = envelope.payload
+    assert payloads.keys() == {"admission.dsse.json", "evidence.dsse.json", "provenance.dsse.json"}
+    tags = {each["name"]: each["digest"]["sha256"] for each in checked(payloads["evidence.dsse.json"])["subject"]}
+    assert tags == {name: hashlib.sha256(files[name]).hexdigest() for name in TAG_FILES}
+    result = predicate(payloads["admission.dsse.json"], test_result_pb2.TestResult())
+    assert (result.result, len(result.passed_tests), len(result.failed_tests)) == ("PASSED", 3, 0)
+    provenance = predicate(payloads["provenance.dsse.json"], provenance_pb2.Provenance())
+    for each in (*provenance.build_definition.resolved_dependencies, *provenance.run_details.byproducts):
+        check_resource(each)
+    assert provenance.run_details.builder.id == "urn:animus:instance:animus.example"
+    outputs = json.loads(files["data/summary.json"])["outputs"]
+    subjects = {each["name"]: each["digest"]["sha256"] for each in checked(payloads["provenance.dsse.json"])["subject"]}
+    assert subjects == {f"{each['step']}/{each['name']}": each["digest"][7:] for each in outputs}
+    assert len(subjects) == 2
+
+
+@pytest.mark.parametrize(
+    ("story", "ends"),
+    [
+        (created, []),
+        (canceling, []),
+        (failed, ["COMPLETE", "FAIL", "FAIL"]),
+        (cancelled_running, ["ABORT", "ABORT"]),
+        (replayed, []),
+        (finished, [*["COMPLETE"] * 4, "FAIL"]),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+async def test_renderings_of_real_runs_are_valid(story: Story, ends: list[str], auditor: Auditor) -> None:
+    """OpenLineage's schemas take each event, and the prov library reads every edge of the lineage and no other."""
+    files = files_of(await auditor.export(await story(auditor.server)))
+    told = [json.loads(line) for line in files["data/renderings/openlineage.ndjson"].splitlines()]
+    for each in told:
+        check_openlineage(each)
+    assert sorted(each["eventType"] for each in told if each["eventType"] != "START") == ends
+    base = "urn:animus:instance:animus.example/"
+    found = edges(read(files["data/renderings/prov.json"]))
+    lines = [json.loads(line) for line in files["data/records/lineage_edge.ndjson"].splitlines()]
+    assert {(one.removeprefix(base), relation, other.removeprefix(base)) for one, relation, other in found} == {
+        (each["subject"], each["relation"], each["object"]) for each in lines
+    }
+
+
+async def test_a_real_log_bundle_is_a_bag(auditor: Auditor, tmp_path: Path) -> None:
+    """The Library of Congress's own library takes it; a file that was changed it does not take."""
+    await running(auditor.server)
+    folder = unzipped(await auditor.export(known_sizes=[1, 4]), tmp_path)
+    bag = bagit.Bag(str(folder))
+    bag.validate()
+    assert bag.info["External-Identifier"] == "projects/p"
+    assert verify(folder, await auditor.keys()).verdict == "SIGNED"
+    frontier = folder / "data/log/consistency/4"
+    frontier.write_bytes(frontier.read_bytes()[::-1])
+    with pytest.raises(bagit.BagValidationError):
+        bag.validate()
+    assert verify(folder, await auditor.keys()).verdict == "INVALID"
+
+
+async def test_the_gateway_streams_the_same_bytes(auditor: Auditor) -> None:
+    """As a ZIP; from an offset the rest of it, under the same request."""
+    server = auditor.server
+    run_id = await finished(server)
+    data = await auditor.export(run_id)
+    body = {"requestId": "over-http", "runId": run_id, "size": str(said(files_of(data))["size"])}
+    headers = {"Authorization": f"Bearer {server.admin.token}"}
+    async with httpx.AsyncClient(base_url=server.running.http, headers=headers, trust_env=False) as client:
+        for offset in (0, 1, len(data) // 2, len(data)):
+            answer = await client.post("/v1/projects/p/evidence:export", json={**body, "offset": str(offset)})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+            assert answer.content == data[offset:]
+        answer = await client.post("/v1/projects/p/evidence:export", json={**body, "offset": str(len(data) + 1)})
+        assert answer.status_code == 400
+        refused = await client.post("/v1/projects/p/evidence:export", json=body, headers={"Authorization": "Bearer x"})
+        assert refused.status_code == 401
+
+
+async def test_auditors_and_admins_export(auditor: Auditor) -> None:
+    """Nobody else: a runtime, an operator and a viewer are denied a run and the log."""
+    server = auditor.server
+    run_id = await created(server)
+    answers = {}
+    for role in ("viewer", "operator", "runtime", "auditor", "admin"):
+        caller = await server.caller("p", role)
+        for kind, wanted in (("run", run_id), ("log", "")):
+            request = export(wanted, f"{role}-{kind}")
+            try:
+                data = await exported(caller, request)
+            except Failure as failure:
+                answers[role, kind] = failure.code
+            else:
+                answers[role, kind] = auditor.verify(data, await auditor.keys()).verdict
+    good, bad = "SIGNED", "PERMISSION_DENIED"
+    expected = {"viewer": bad, "operator": bad, "runtime": bad, "auditor": good, "admin": good}
+    assert answers == {(role, kind): code for role, code in expected.items() for kind in ("run", "log")}
+    await auditor.signed(run_id)  # the denials name the run
