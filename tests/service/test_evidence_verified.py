@@ -36,17 +36,18 @@ from animus.domain import document, merkle
 from animus.domain.attestation import TAG_FILES
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord
 from animus.domain.checkpoint import Checkpoint, dump_checkpoint
-from animus.domain.dataset import Dataset
+from animus.domain.dataset import Dataset, File, FileManifest
 from animus.domain.log import LogKeyStatus
 from animus.log_operations import end_key, list_keys, open_epoch, rotate_key
 from animus.signing import SigningKey, sign_note
 from animus.store.embedded import EmbeddedPostgres
-from animus.v1 import evidence_pb2, log_pb2, run_pb2, runtime_pb2
+from animus.v1 import dataset_pb2, environment_pb2, evidence_pb2, log_pb2, run_pb2, runtime_pb2
 from service.bundles import export, exported, finished_run, three_steps, unzipped
 from service.conftest import Failure, Server, settings_for
 from service.requests import (
     ONE,
     TIME,
+    TWO,
     artifact,
     create_run,
     dataset,
@@ -62,6 +63,7 @@ from service.requests import (
 )
 from service.shared import Grown, served, serving
 from service.test_log import POLICY, WITNESSES, cosign
+from service.test_record_manifest import planned as planned_steps
 from service.test_reproduction import compare_runs, replay_run
 
 SEEDS = itertools.count(1_000)
@@ -280,6 +282,144 @@ async def refused_at_times(server: Server) -> str:
     return run_id
 
 
+def everything() -> dict[str, object]:
+    """A pipeline that uses each field: names out of order, two ways to one step, one reference read twice."""
+    reads = [{"name": "x", "datasetRef": "files"}, {"name": "a", "datasetRef": "again"}]
+    table = [
+        {"name": "t", "fromStep": "zeta", "artifact": "out"},
+        {"name": "s", "fromStep": "zeta", "artifact": "also"},
+    ]
+    steps: list[dict[str, Any]] = [
+        step("join", inputs={"artifacts": [{"name": "m", "fromStep": "mid", "artifact": "out"}, *table]}, attempts=1),
+        step("mid", inputs={"datasets": reads[:1], "artifacts": table}, outputs=("out",)),
+        step("alone", inputs={"datasets": reads}),
+        step("zeta", inputs={"datasets": reads}, outputs=("out", "also"), attempts=3),
+        step("beta"),
+    ]
+    for number, each in enumerate(steps):
+        each["env"] = [{"name": "Z", "value": "größe \u2028 \U0001f600"}, {"name": "A", "value": ""}]
+        each["args"] = ["--x", "", "ünï", '"\\\t\n']
+        each["resources"] = {"cpu": "500m", "memory": "1536Mi", "gpu": number}
+        each["retryPolicy"] = {
+            "maxAttempts": each["retryPolicy"]["maxAttempts"],
+            "retryOn": ["ERROR_KIND_USER", "ERROR_KIND_SYSTEM"],
+            "backoff": {"type": "BACKOFF_TYPE_EXPONENTIAL", "initialSeconds": 0, "maxSeconds": 9, "multiplier": "1.25"},
+        }
+    return {
+        **pipeline(*steps),
+        "metadata": {
+            "name": "all",
+            "description": "ü",
+            "labels": [{"key": "z", "value": "ä"}, {"key": "a", "value": ""}],
+        },
+        "spec": {"steps": steps, "dependencies": [{"step": "alone", "dependsOn": "join"}]},
+    }
+
+
+async def rich(server: Server) -> str:
+    """A planned run whose specs use each field, with texts beyond ASCII, and data sets of many files."""
+    call, spec = server.admin, await spec_of(server)
+    files = [File(path, size, ONE) for path, size in (("ä/b", 0), ("a/ü", 2**53 - 1 - 7), ("z", 7))]
+    content = document.digest(document.dump(FileManifest(tuple(files))))
+    of_files = dataset_pb2.DatasetVersion(
+        dataset_id="data", content_digest=content, size_bytes=2**53 - 1, media_type="text/csv", uri="s3://größe"
+    )
+    for each in reversed(files):
+        of_files.files.add(path=each.path, size_bytes=each.size_bytes, digest=each.digest)
+    of_files.columns.add(name="größe", type="float64")
+    of_files.columns.add(name="a", type="list<item: string>")
+    await call(
+        "RegisterDatasetVersion",
+        dataset_pb2.RegisterDatasetVersionRequest(project_id="p", request_id="files", dataset_version=of_files),
+    )
+    lock = environment().environment_lock
+    for name in ("zeta", "alpha"):
+        lock.packages.add(name=name, version="1.0+ü")
+        lock.images.add(reference=f"registry.test/{name}@{ONE}")
+    lock.lock_file_digest = ONE
+    lock.accelerators.add(model="H100", count=8, driver_version="550")
+    request = environment_pb2.RegisterEnvironmentLockRequest(project_id="p", request_id="rich", environment_lock=lock)
+    locked = await call("RegisterEnvironmentLock", request)
+    registered = await call("RegisterPipelineSpec", register_pipeline(everything(), request_id="rich"))
+    spec.pipeline_spec_digest, spec.environment_lock_digest = registered.record.digest, locked.record.digest
+    spec.commit.repository, spec.commit.sha = "https://git.test/a%20b?c=d&e", "d" * 64
+    del spec.datasets[:]
+    spec.datasets.add(dataset_ref="files", dataset_id="data", content_digest=content)
+    spec.datasets.add(dataset_ref="again", dataset_id="data", content_digest=ONE)
+    for name, kind, value in (
+        ("z", "STRING", 'größe \u2028\U0001f600 "\\\t\n'),
+        ("b", "BOOL", "true"),
+        ("d", "DECIMAL", "-0.125"),
+        ("i", "INT", "-123456789012345678901234567890"),
+    ):
+        spec.parameters.add(name=name, type=run_pb2.ParameterType.Value(f"PARAMETER_TYPE_{kind}"), value=value)
+    create = create_run(spec, secrets.token_hex(8))
+    for key, value in (("z", "ü"), ("a", "")):
+        create.labels.add(key=key, value=value)
+    run = await call("CreateRun", create)
+    await call("PlanRun", plan_run(run.run_id, f"plan-{run.run_id}"))
+    return str(run.run_id)
+
+
+async def eventful(server: Server) -> str:
+    """A run of all fields, with retries, repeated reports, equal outputs, odd times and numbers; one step is left."""
+    call, run_id = server.admin, await rich(server)
+    lost = event("zeta", 1, "FAILED", error_kind="SYSTEM", message="größe\t\n\u2028\U0001f600")
+    lost.occur_time.FromJsonString("0001-01-01T00:00:00Z")
+    again = event("zeta", 2, "STARTED")
+    again.occur_time.FromJsonString("9999-12-31T23:59:59.999999Z")
+    await call("ReportStepEvents", report(run_id, event("beta", 1, "STARTED"), event("zeta", 1, "STARTED")))
+    await call("RegisterArtifacts", artifact(run_id, "zeta", "out"))  # of an attempt that fails
+    await call("ReportStepEvents", report(run_id, lost, again))
+    await call("ReportStepEvents", report(run_id, lost, again, event("zeta", 2, "FAILED", error_kind="USER")))
+    await call("ReportStepEvents", report(run_id, event("zeta", 3, "STARTED"), event("join", 1, "STARTED")))
+    both = artifact(run_id, "zeta", "out", attempt=3)
+    both.artifacts.extend(artifact(run_id, "zeta", "also", attempt=3).artifacts)
+    await call("RegisterArtifacts", both)  # one content under two names
+    await call("RegisterArtifacts", artifact(run_id, "zeta", "also", attempt=3))
+    for values in (["0", "-0.5", f"0.{0:0300}1", "12345678901234567890.125"], ["0", "7"]):
+        request = points(run_id, "zeta", *("v" for _ in values))
+        for point, value in zip(request.metrics, values, strict=True):
+            point.attempt, point.value, point.index = 3, value, point.index * 10**9
+        await call("RecordMetrics", request)
+    ended = [event("zeta", 3, "SUCCEEDED"), event("mid", 1, "STARTED"), event("beta", 1, "SUCCEEDED")]
+    await call("ReportStepEvents", report(run_id, *ended))
+    await call("RegisterArtifacts", artifact(run_id, "mid", "out"))  # the same content again, of another step
+    await call("ReportStepEvents", report(run_id, event("mid", 1, "SUCCEEDED"), event("join", 1, "STARTED")))
+    await call("ReportStepEvents", report(run_id, event("join", 1, "SUCCEEDED")))
+    return run_id
+
+
+async def stopped_twice(server: Server) -> str:
+    """A run that was cancelled twice while a step was being retried, and of which there were reports after its end."""
+    run_id = await eventful(server)
+    await server.admin("ReportStepEvents", report(run_id, event("alone", 1, "STARTED")))
+    for number in range(2):
+        request = run_pb2.CancelRunRequest(project_id="p", request_id=f"{number}-{run_id}", run_id=run_id, reason="ü")
+        await server.admin("CancelRun", request)
+    late = [event("alone", 1, "FAILED", error_kind="SYSTEM"), event("alone", 2, "STARTED")]
+    await server.admin("ReportStepEvents", report(run_id, *late))
+    with contextlib.suppress(Failure):
+        await server.admin("ReportStepEvents", report(run_id, event("alone", 1, "SUCCEEDED")))
+    await server.admin("CancelRun", run_pb2.CancelRunRequest(project_id="p", request_id=f"z-{run_id}", run_id=run_id))
+    return run_id
+
+
+async def bound_twice(server: Server) -> str:
+    """A run with an output whose RunSpec binds one dataset version under two references."""
+    reads = [{"name": "a", "datasetRef": "data"}, {"name": "b", "datasetRef": "same"}]
+    tree = pipeline(step("first", inputs={"datasets": reads}, outputs=("table",)))
+    spec = await spec_of(server)
+    registered = await server.admin("RegisterPipelineSpec", register_pipeline(tree, request_id="twice"))
+    spec.pipeline_spec_digest = registered.record.digest
+    spec.datasets.add(dataset_ref="same", dataset_id="data", content_digest=ONE)
+    run_id = await planned(server, spec)
+    await server.admin("ReportStepEvents", report(run_id, event("first", 1, "STARTED")))
+    await server.admin("RegisterArtifacts", artifact(run_id, "first", "table"))
+    await server.admin("ReportStepEvents", report(run_id, event("first", 1, "SUCCEEDED")))
+    return run_id
+
+
 async def replay_of(server: Server, run_id: str) -> str:
     """A run that replays another, planned."""
     made = await server.admin("ReplayRun", replay_run(run_id, secrets.token_hex(8)))
@@ -325,6 +465,10 @@ STORIES: dict[Story, tuple[str, bool]] = {  # the state of the run, and whether 
     canceling: ("canceling", False),
     cancelled_running: ("canceled", False),
     without_outputs: ("succeeded", False),
+    bound_twice: ("succeeded", True),
+    rich: ("planned", False),
+    eventful: ("running", True),
+    stopped_twice: ("canceled", True),
     finished: ("succeeded", True),
 }
 
@@ -398,6 +542,109 @@ async def test_reports_too_large_for_an_entry_verify_by_their_manifests(auditor:
     assert files["data/records/record_manifest.ndjson"].count(b"\n") == 1
     first = said(files)["firstIndex"]
     await auditor.signed(first_index=first)
+
+
+async def test_events_and_edges_behind_a_manifest_verify(auditor: Auditor) -> None:
+    """300 steps start and end in one call; each start has its edges."""
+    grown, run_id = await planned_steps(auditor.server, 300)
+    happened = [event(f"s{number}", 1, kind) for number in range(300) for kind in ("STARTED", "SUCCEEDED")]
+    await auditor.server.admin("ReportStepEvents", report(run_id, *happened, project_id=grown.project_id))
+    files = await auditor.signed(run_id, grown.project_id)
+    assert files["data/records/record_manifest.ndjson"].count(b"\n") == 1
+    assert json.loads(files["data/summary.json"])["state"] == "succeeded"
+
+
+def random_pipeline(rng: random.Random) -> dict[str, object]:
+    """Up to seven steps with names in no order, which read what any step before them makes."""
+    names = rng.sample("abcdefghij", rng.randint(1, 7))
+    made: list[tuple[str, str]] = []
+    steps, dependencies = [], []
+    for number, name in enumerate(names):
+        reads = [{"name": f"d{at}", "datasetRef": "data"} for at in range(rng.randint(0, 2))]
+        taken = rng.sample(made, rng.randint(0, min(3, len(made))))
+        inputs = [{"name": f"i{at}", "fromStep": each, "artifact": out} for at, (each, out) in enumerate(taken)]
+        outputs = tuple(rng.sample(("x", "y", "z"), rng.randint(0, 2)))
+        made += [(name, output) for output in outputs]
+        steps.append(step(name, inputs={"datasets": reads, "artifacts": inputs}, outputs=outputs, attempts=3))
+        if number and rng.random() < 0.3:
+            dependencies.append({"step": name, "dependsOn": rng.choice(names[:number])})
+    steps[0]["inputs"] = {"datasets": [{"name": "d", "datasetRef": "data"}], "artifacts": []}
+    rng.shuffle(steps)
+    tree = pipeline(*steps)
+    return {**tree, "spec": {"steps": steps, "dependencies": dependencies}}
+
+
+async def at_random(server: Server, rng: random.Random, run_id: str, steps: Sequence[Any]) -> None:
+    """A call such as a runtime makes, right or wrong."""
+    reports = []
+    for _ in range(rng.randint(1, 8)):
+        each, attempt = rng.choice(steps), rng.choice((1, 1, 2, 2, 3))
+        reports.append(
+            (each, attempt, rng.choice(("STARTED", "STARTED", "SUCCEEDED", "SUCCEEDED", "FAILED", "CANCELED")))
+        )
+    call = rng.random()
+    if call < 0.55:
+        found = []
+        for each, attempt, kind in reports:
+            error = rng.choice([*["SYSTEM"] * 9, "USER"]) if kind == "FAILED" else "UNSPECIFIED"
+            found.append(
+                event(each.name, attempt, kind, error_kind=error, event_id=f"{each.name}{attempt}{kind}{error}")
+            )
+        await server.admin("ReportStepEvents", report(run_id, *found))
+    elif call < 0.9:
+        request = artifact(run_id, "none", "none")
+        del request.artifacts[:]
+        for each, attempt, _ in reports:
+            name = rng.choice([output.name for output in each.outputs.artifacts] or ["x"])
+            request.artifacts.extend(
+                artifact(run_id, each.name, name, attempt=attempt, digest=rng.choice((ONE, TWO))).artifacts
+            )
+        await server.admin("RegisterArtifacts", request)
+    elif call < 0.995:
+        await server.admin("RecordMetrics", points(run_id, reports[0][0].name, "loss", "loss"))
+    else:
+        await cancel(server, run_id)
+
+
+async def test_whatever_a_runtime_reports_the_bundle_verifies(auditor: Auditor) -> None:
+    """Random pipelines and random calls, most of which are refused in part; the state is the server's at each look."""
+    server, rng, states = auditor.server, random.Random(5), set()
+    for number in range(10):
+        spec = await spec_of(server)
+        tree = register_pipeline(random_pipeline(rng), request_id=f"random-{number}")
+        registered = await server.admin("RegisterPipelineSpec", tree)
+        spec.pipeline_spec_digest = registered.record.digest
+        run_id = await planned(server, spec)
+        for _ in range(3):
+            for _ in range(20):
+                with contextlib.suppress(Failure):
+                    await at_random(server, rng, run_id, registered.spec.steps)
+            summary = json.loads((await auditor.signed(run_id))["data/summary.json"])
+            run = await server.admin("GetRun", run_pb2.GetRunRequest(project_id="p", run_id=run_id))
+            assert run_pb2.RunState.Name(run.state) == f"RUN_STATE_{summary['state'].upper()}"
+            assert [(each["name"], f"STEP_STATE_{each['state'].upper()}") for each in summary["steps"]] == [
+                (each.step, run_pb2.StepState.Name(each.state)) for each in run.steps
+            ]
+            states |= {summary["state"], *(each["state"] for each in summary["steps"])}
+            states |= {f"output {each['attempt']}" for each in summary["outputs"]}
+    print(sorted(states))
+    assert states >= {"failed", "running", "canceled", "skipped", "succeeded", "output 1", "output 2"}
+
+
+async def test_bundles_that_are_made_while_the_run_goes_on_verify(auditor: Auditor) -> None:
+    """Each shows the run as it was at its checkpoint."""
+    server, run_id = auditor.server, await running(auditor.server)
+
+    async def goes_on() -> None:
+        for number in range(20):
+            await server.admin("RecordMetrics", points(run_id, "first", f"loss.{number}"))
+        ended = event("first", 1, "FAILED", error_kind="USER")
+        await server.admin("ReportStepEvents", report(run_id, ended))
+
+    found = await asyncio.gather(*(auditor.export(run_id) for _ in range(8)), goes_on())
+    keys = await auditor.keys()
+    assert [auditor.verify(data, keys).verdict for data in found if data] == ["SIGNED"] * 8
+    assert json.loads((await auditor.signed(run_id))["data/summary.json"])["state"] == "failed"
 
 
 async def test_a_run_that_was_created_with_a_manifest_verifies(auditor: Auditor) -> None:
@@ -530,6 +777,24 @@ async def test_a_bundle_goes_on_from_heads_that_were_kept(of_run: bool, auditor:
     )
 
 
+async def test_every_stretch_of_a_small_log_goes_on_from_every_head(auditor: Auditor) -> None:
+    """Of each size up to nine, from each index, with proofs from all smaller sizes: all heads are of this log."""
+    grown = await Grown.new(auditor.server)
+    project_id, keys = grown.project_id, await auditor.keys(grown.project_id)
+    heads: dict[int, Path] = {}
+    for size in range(1, 10):
+        if size > 1:
+            await grown.grow()
+        heads[size] = auditor.file((await grown.published(size)).note)
+    for size in heads:
+        kept = [part for at in heads if at <= size for part in ("--known-head", heads[at])]
+        for first in range(size):
+            data = await auditor.export("", project_id, first_index=first, size=size, known_sizes=list(range(1, size)))
+            found = auditor.verify(data, keys, *kept)
+            assert (found.verdict, found.not_shown[:-1]) == ("CONSISTENT", []), (first, size)
+            assert f"{size} of {size} kept checkpoints are of this log" in found.checked
+
+
 @pytest.mark.parametrize("of_run", [True, False], ids=["run", "log"])
 async def test_a_bundle_that_witnesses_have_cosigned_is_witnessed(of_run: bool, auditor: Auditor) -> None:
     """By as many as the policy asks for: one of two is not enough; without a policy nobody is asked."""
@@ -556,23 +821,24 @@ async def test_bundles_of_a_rotated_key_verify_by_every_key_that_signed_all_of_t
     database: Database, tmp_path: Path
 ) -> None:
     """By the old one until it ends, by the new one from its first checkpoint, and by both together always."""
-    async with serving(database.service_url, tmp_path) as server:
+    name = {"log_name": "animus.example/eu-1"}  # builder and origin have it whole
+    async with serving(database.service_url, tmp_path, **name) as server:
         await server.project("p")
         auditor = Auditor(server, tmp_path)
-        run_id = await running(server)
+        run_id = await failed(server)
         (old,) = await auditor.keys()
         bundles = {"before": await auditor.export(run_id)}
     size, note = said(files_of(bundles["before"]))["size"], files_of(bundles["before"])["data/log/checkpoint"]
     ((facts, _),) = await list_keys(server.settings)
     await rotate_key(server.settings)
-    async with serving(database.service_url, tmp_path) as server:
+    async with serving(database.service_url, tmp_path, **name) as server:
         auditor = Auditor(server, tmp_path)
         (new,) = set(await auditor.keys()) - {old}
         await server.admin("CreateDataset", dataset("p", "rotated"))  # so that there is a checkpoint of this time
         bundles["rotated"] = await auditor.export(run_id)
         bundles["rotated, of the old size"] = await auditor.export(run_id, size=size)
     await end_key(server.settings, facts.key.value.public_key, LogKeyStatus.RETIRED, "a year old")
-    async with serving(database.service_url, tmp_path) as server:
+    async with serving(database.service_url, tmp_path, **name) as server:
         auditor = Auditor(server, tmp_path)
         assert set(await auditor.keys()) == {old, new}
         await server.admin("CreateDataset", dataset("p", "retired"))
@@ -582,7 +848,7 @@ async def test_bundles_of_a_rotated_key_verify_by_every_key_that_signed_all_of_t
         bundles["retired, of the system"] = await auditor.export(project_id="system")
         system = await auditor.keys("system")
     good, bad = "SIGNED", "INVALID"
-    assert {name: [auditor.verify(bundles[name], keys).verdict for keys in ([old], [new], [old, new])] for name in (
+    assert {each: [auditor.verify(bundles[each], keys).verdict for keys in ([old], [new], [old, new])] for each in (
         "before", "rotated", "rotated, of the old size", "retired", "retired, of the old size", "retired, of the log"
     )} == {
         "before": [good, bad, good],
@@ -593,8 +859,8 @@ async def test_bundles_of_a_rotated_key_verify_by_every_key_that_signed_all_of_t
         "retired, of the log": [bad, good, good],
     }  # fmt: skip
     kept = auditor.file(note)
-    for name in ("rotated", "retired", "retired, of the log"):
-        assert auditor.verify(bundles[name], [old, new], "--known-head", kept).verdict == "CONSISTENT"
+    for each in ("rotated", "retired", "retired, of the log"):
+        assert auditor.verify(bundles[each], [old, new], "--known-head", kept).verdict == "CONSISTENT"
     assert auditor.verify(bundles["retired, of the log"], [new], "--known-head", kept).verdict == "INVALID"
     assert auditor.verify(bundles["retired, of the system"], system).verdict == "SIGNED"
     assert {"key.rotate", "key.retire"} <= {
@@ -794,6 +1060,7 @@ async def test_public_libraries_take_what_a_real_bundle_says(auditor: Auditor) -
         (failed, ["COMPLETE", "FAIL", "FAIL"]),
         (cancelled_running, ["ABORT", "ABORT"]),
         (replayed, []),
+        (eventful, [*["COMPLETE"] * 4, "FAIL", "FAIL"]),
         (finished, [*["COMPLETE"] * 4, "FAIL"]),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
