@@ -35,6 +35,7 @@ from animus.domain.document import MAX_VIOLATIONS, json_name
 from animus.domain.dry_run import AssumedFailure, Scenario
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import Invalid, Violation
+from animus.domain.evidence import RunSummary
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge
 from animus.domain.pipeline import ErrorKind, PipelineSpec, RetryKind
@@ -50,7 +51,7 @@ from animus.v1 import (
 )
 
 # Kinds without a message that is read: what the server composes, or writes for itself.
-COMPOSED = {FileManifest, Run, RunComparison, RunEvent}
+COMPOSED = {FileManifest, Run, RunComparison, RunEvent, RunSummary}
 # Each other kind of document with its message, which has its name.
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED

@@ -40,6 +40,13 @@ GOOD = """\
     changes 24, audit entries of them 24
 ==> audit log: every entry, tile and signed head
     CONSISTENT animus.demo/demo/1 size 24 root 5555555555555555555555555555555555555555555555555555555555555555
+==> reproduction
+    replayed: REPRODUCED; 1 of 1 outputs are equal
+    with another seed: DIVERGED, first at step train; 0 of 1 outputs are equal
+    parameters.seed: 7 and 8
+==> evidence
+    SIGNED: here/evidence.zip
+      checked    29 files are those of the manifests
 ==> demo complete
 """
 
@@ -74,6 +81,9 @@ def test_a_good_transcript_passes_every_check() -> None:
         lambda text: text.replace("of them 24", "of them 23"),
         lambda text: text.replace("    changes 24, audit entries of them 24\n", ""),
         lambda text: text.replace("    CONSISTENT animus.demo/demo/1", "    INVALID animus.demo/demo/1"),
+        lambda text: text.replace("replayed: REPRODUCED", "replayed: DIVERGED"),
+        lambda text: text.replace("DIVERGED, first at step train", "DIVERGED"),
+        lambda text: text.replace("    SIGNED: ", "    INVALID: "),
     ],
 )
 def test_each_thing_that_may_be_wrong_with_a_transcript_is_seen(wrong: Callable[[str], str]) -> None:

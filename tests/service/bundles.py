@@ -4,6 +4,7 @@ import io
 import secrets
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -69,7 +70,7 @@ async def finished_run(server: Server, request_id: str = "run", model: str = THR
     return run_id
 
 
-def export(run_id: str = "", request_id: str = "export", **more: object) -> evidence_pb2.ExportEvidenceRequest:
+def export(run_id: str = "", request_id: str = "export", **more: Any) -> evidence_pb2.ExportEvidenceRequest:
     """Asks for a bundle of the project `p`."""
     return evidence_pb2.ExportEvidenceRequest(project_id="p", request_id=request_id, run_id=run_id, **more)
 

@@ -8,7 +8,7 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-import bagit
+import bagit  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
