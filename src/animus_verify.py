@@ -241,7 +241,6 @@ def open_note(data: bytes, keys: Iterable[Key], place: str) -> tuple[str, list[K
                 raise invalid(place, f"has a signature of {name} that is not good")
             signers.append(key)
     return text, signers
-
 def parse_checkpoint(text: str, place: str) -> tuple[str, int, bytes]:
     """Origin, size and root of the text of a checkpoint."""
     lines = text.split("\n")[:-1]
@@ -261,7 +260,6 @@ def parse_hashes(lines: Sequence[str], place: str) -> list[bytes]:
     hashes = [found for found in map(unbase64, lines[:65]) if found and len(found) == 32]
     if len(hashes) == len(lines) <= 64: return hashes
     raise invalid(place, "has a line that is no base64 of 32 bytes, or more than 64 of them")
-
 def parse_proof(data: bytes, place: str) -> tuple[int, list[bytes], bytes]:
     """Index, hashes and checkpoint of a proof of inclusion."""
     head, separator, checkpoint = data.partition(b"\n\n")
@@ -896,6 +894,7 @@ def run_entries(log: Log) -> list[tuple[int, str, bytes]]:
 def verify(bundle: Bundle, options: argparse.Namespace, checked: list[str], not_shown: list[str]) -> str:
     """All checks in their order; the verdict."""
     tags, said = check_bag(bundle), within("data/evidence.json", check_evidence, bundle)
+    if options.run not in (None, said["runId"]): raise invalid("data/evidence.json", "is of another run")
     checked.append(f"{len(bundle.parts)} files are those of the manifests")
     keys, policy = [key for key in options.keys if key.name == said["origin"]], options.agreement
     if not keys: raise invalid("data/evidence.json", f"is of {said['origin']}, for which no key is trusted")
@@ -964,6 +963,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trust", action="append", required=True, help="a verifier key of the log, or a file of them")
     parser.add_argument("--known-head", action="append", default=[], help="a signed checkpoint that was kept")
     parser.add_argument("--policy", default="", help="a C2SP tlog-policy file of witnesses and their quorum")
+    parser.add_argument("--run", help="id of the run that it has to be of")
     parser.add_argument("--json", action="store_true", help="a report for machines")
     parser.add_argument("--accept", choices=["signed", "consistent", "witnessed"], help="the least that exits with 0")
     parser.add_argument("--debug", action="store_true", help="let a defect of this program show its traceback")
