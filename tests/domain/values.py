@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import pkgutil
 import random
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -684,9 +685,18 @@ def shuffled(value: Any, rng: random.Random, fields: set[tuple[str, str]]) -> An
     return kind(**parts)
 
 
+class Dumper(yaml.CSafeDumper):
+    """Quotes text that is a number in YAML 1.2 and JSON, such as 5E3: in YAML 1.1 it is none."""
+
+
+Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?[eE][-+]?[0-9]+"), list("-0123456789")
+)
+
+
 def as_yaml(tree: object, **style: Any) -> bytes:
     """A tree as YAML, as libyaml writes it."""
-    written: str = yaml.dump(tree, Dumper=yaml.CSafeDumper, **style)
+    written: str = yaml.dump(tree, Dumper=Dumper, **style)
     return written.encode()
 
 
