@@ -6,7 +6,7 @@ records at most, metrics left out, and otherwise a few hundred entries.
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
@@ -42,6 +42,7 @@ from animus.store.unit_of_work import UnitOfWork, View
 
 ENTRIES_IN_FILE = 10_000
 BATCH = 200  # entries read at once
+RECORDS = 2_000  # records read at once, unless one entry has more
 BAGIT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 
 Value = TypeVar("Value")
@@ -346,21 +347,24 @@ async def _records_by_entry(work: UnitOfWork, covered: Covered) -> AsyncGenerato
     """The records of a bundle of the log, in files like those of the entries."""
     evidence = covered.evidence
 
-    async def documents(view: View, first: int, end: int) -> list[bytes]:
+    async def entries(view: View, first: int, end: int) -> list[Named]:
         leaves = await view.log.leaves(first, end)
-        named = await _named(view, [(leaf.index, load(data_of(leaf, leaf.index), AuditEntry)) for leaf in leaves])
-        by_table = {
-            table: iter(await _documents(view, named, table))
-            for table in sorted({record.kind for entry in named for record in entry.records})
-        }
-        return [next(by_table[record.kind]) for entry in named for record in entry.records]
+        if len(leaves) < end - first:
+            raise missing(first + len(leaves))
+        return await _named(view, [(leaf.index, load(data_of(leaf, leaf.index), AuditEntry)) for leaf in leaves])
+
+    async def documents(view: View, named: Sequence[Named]) -> list[bytes]:
+        tables = sorted({record.kind for entry in named for record in entry.records})
+        found = {table: iter(await _documents(view, named, table)) for table in tables}
+        return [next(found[record.kind]) for entry in named for record in entry.records]
 
     for start in range(evidence.first_index, evidence.size, ENTRIES_IN_FILE):
         with spool() as file:
             for first in range(start, min(start + ENTRIES_IN_FILE, evidence.size), BATCH):
                 end = min(first + BATCH, start + ENTRIES_IN_FILE, evidence.size)
-                for document in await work.read(evidence.project_id, _with(documents, first, end)):
-                    file.write(document + b"\n")
+                for part in _parts(await work.read(evidence.project_id, _with(entries, first, end))):
+                    for document in await work.read(evidence.project_id, _with(documents, part)):
+                        file.write(document + b"\n")
             if file.tell():
                 yield f"records/{start:020d}.ndjson", file
 
@@ -369,10 +373,23 @@ async def _write_records(
     work: UnitOfWork, project_id: str, table: str, named: Sequence[Named], file: IO[bytes]
 ) -> None:
     """Writes the file of one kind of a run's records."""
-    wrote = [entry for entry in named if any(record.kind == table for record in entry.records)]
-    for part in (wrote[at : at + BATCH] for at in range(0, len(wrote), BATCH)):
+    for part in _parts([entry for entry in named if any(record.kind == table for record in entry.records)]):
         for document in await work.read(project_id, _with(_documents, part, table)):
             file.write(document + b"\n")
+
+
+def _parts(named: Sequence[Named]) -> Iterator[list[Named]]:
+    """The entries in parts whose records are read at once: many entries with few records, or few with many."""
+    part: list[Named] = []
+    count = 0
+    for entry in named:
+        if part and count + len(entry.records) > RECORDS:
+            yield part
+            part, count = [], 0
+        part.append(entry)
+        count += len(entry.records)
+    if part:
+        yield part
 
 
 async def _proofs(view: View, covered: Covered, run: CoveredRun) -> list[File]:
