@@ -97,8 +97,8 @@ class Leader:
     async def _work(self) -> bool:
         try:
             return await self._lead()
-        except NotLeading:
-            self._fence, self.leads = 0, False
+        except NotLeading:  # perhaps for a moment only; if another leads meanwhile, the fence tells
+            self.leads = False
             if self.problem and await self._store.holds_lead():
                 raise Contradiction(self.problem) from None  # not looked at: it stands until this server has
             return False
@@ -126,6 +126,7 @@ class Leader:
                 raise
             # Stopped for longer than its lease, it compared what it had read before with what the other signed since.
             log.warning("another server took the lead", found=str(error))
+            self._fence = 0
             raise NotLeading from None
         return taken == BATCH
 
