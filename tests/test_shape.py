@@ -468,6 +468,7 @@ ADDED = {
 }
 # What a value has and its message says elsewhere.
 ELSEWHERE = {
+    "DatasetVerification": {"verify_time"},  # record.create_time
     "Run": {"create_time"},  # record.create_time
     "Tile": {"level", "index", "width"},  # the request
 }
@@ -667,7 +668,7 @@ def as_proto(message: Descriptor) -> descriptor_pb2.DescriptorProto:
 
 # Output only: the server fills them in from values, and no digest is computed of the message.
 REPLIES = {"Run", "AdmissionDecision", "AdmissionCheck"}
-REPLIES |= {"RunComparison", "StepComparison", "OutputComparison", "Difference"}
+REPLIES |= {"DatasetVerification", "RunComparison", "StepComparison", "OutputComparison", "Difference"}
 
 
 def test_hashed_messages_have_one_spelling() -> None:

@@ -1,4 +1,4 @@
-"""Datasets, their versions, and the file manifest that a version's content digest is of."""
+"""Datasets, their versions, the file manifest that a version's content digest is of, and verifications of copies."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +13,7 @@ from animus.domain.names import (
     check_length,
     check_media_type,
     check_resource_id,
+    check_time,
     check_within,
     sorted_set,
 )
@@ -117,3 +118,28 @@ class DatasetVersion:
         expected = document.digest(document.dump(manifest))
         if self.content_digest != expected:
             raise invalid("contentDigest", f"is not {expected}, the digest of the manifest of the files")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVerification:
+    """That someone computed the digest of a copy of a version at a time, and whether it is the version's."""
+
+    SCHEMA: ClassVar[str] = "animus.dataset_verification/v1"
+
+    dataset_id: str
+    content_digest: str  # of the version
+    found_digest: str  # of the copy
+    found_size_bytes: int
+    location: str  # of the copy; opaque, 0 to 2,000 characters
+    matched: bool
+    verify_time: str
+
+    def __post_init__(self) -> None:
+        check_resource_id(self.dataset_id, "datasetId")
+        check_digest(self.content_digest, "contentDigest")
+        check_digest(self.found_digest, "foundDigest")
+        check_within(self.found_size_bytes, 0, MAX_INTEGER, "foundSizeBytes")
+        check_length(self.location, 0, 2_000, "location")
+        if self.matched != (self.found_digest == self.content_digest):
+            raise invalid("matched", "says something else than the two digests do")
+        check_time(self.verify_time, "verifyTime")
