@@ -1,6 +1,7 @@
 """Datasets, their versions, the file manifest that a version's content digest is of, and verifications of copies."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from animus.domain import document
@@ -85,6 +86,36 @@ class FileManifest:
     def size_bytes(self) -> int:
         """Bytes in all."""
         return sum(file.size_bytes for file in self.files)
+
+
+class DifferenceKind(StrEnum):
+    """How a copy differs from a version in one file."""
+
+    MISSING = "missing"  # from the copy
+    EXTRA = "extra"  # in the copy
+    DIFFERENT = "different"  # other bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileDifference:
+    """A file in which a copy differs from a version."""
+
+    path: str
+    kind: DifferenceKind
+
+
+def file_differences(expected: tuple[File, ...], found: tuple[File, ...]) -> tuple[FileDifference, ...]:
+    """Where the files of a copy are not those of a version, by path; none exactly where they are the same set."""
+    wanted, there = ({file.path: file for file in files} for files in (expected, found))
+    differences = []
+    for path in sorted(wanted.keys() | there.keys()):
+        if path not in there:
+            differences.append(FileDifference(path, DifferenceKind.MISSING))
+        elif path not in wanted:
+            differences.append(FileDifference(path, DifferenceKind.EXTRA))
+        elif wanted[path] != there[path]:
+            differences.append(FileDifference(path, DifferenceKind.DIFFERENT))
+    return tuple(differences)
 
 
 @dataclass(frozen=True, slots=True)
