@@ -30,7 +30,7 @@ from animus.domain import document
 from animus.domain.access import Token
 from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.comparison import RunComparison
-from animus.domain.dataset import Dataset, DatasetVersion, FileManifest
+from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion, FileManifest
 from animus.domain.document import MAX_VIOLATIONS, json_name
 from animus.domain.dry_run import AssumedFailure, Scenario
 from animus.domain.environment import EnvironmentLock
@@ -51,7 +51,7 @@ from animus.v1 import (
 )
 
 # Kinds without a message that is read: what the server composes, or writes for itself.
-COMPOSED = {FileManifest, Run, RunComparison, RunEvent, RunSummary}
+COMPOSED = {DatasetVerification, FileManifest, Run, RunComparison, RunEvent, RunSummary}
 # Each other kind of document with its message, which has its name.
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED

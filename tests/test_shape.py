@@ -89,7 +89,7 @@ IMPURE = sorted(
     | {"random", "secrets", "time", "uuid"}
 )
 
-COMMAND_MODULES = ("cli", "cli_audit", "cli_client", "cli_log", "cli_run", "cli_witness")
+COMMAND_MODULES = ("cli", "cli_audit", "cli_client", "cli_dataset", "cli_log", "cli_run", "cli_witness")
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
 # folder: what it may not import, and what of that it may after all
@@ -137,6 +137,7 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_audit.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_log.py": (["animus_gateway"], []),
     "src/animus/cli_client.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_dataset.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "gateway": (["animus"], ["animus.v1"]),
@@ -468,6 +469,7 @@ ADDED = {
 }
 # What a value has and its message says elsewhere.
 ELSEWHERE = {
+    "DatasetVerification": {"verify_time"},  # record.create_time
     "Run": {"create_time"},  # record.create_time
     "Tile": {"level", "index", "width"},  # the request
 }
@@ -480,6 +482,7 @@ VALUES_ONLY = {
     "CheckpointRequest": "what a witness is asked, as a text",
     "ComparedRun": "what is compared of a run",
     "CompactRange": "all that a tree needs to grow",
+    "FileDifference": "what a client finds of a copy",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
     "FullTile": "a Tile, and what the level above makes of it",
     "Group": "a line of a policy's text",
@@ -570,7 +573,10 @@ def test_a_field_in_one_of_the_two_shapes_is_found() -> None:
 
 # Enums of the domain that are a part of another one of the contract.
 PART_OF = {"RetryKind": "ErrorKind"}
-ENUMS_ONLY = {"RunEventType"}  # of what the server appends to a run
+ENUMS_ONLY = {
+    "DifferenceKind",  # of what a client finds of a copy
+    "RunEventType",  # of what the server appends to a run
+}
 
 
 def enum_faults(kind: type[enum.Enum], contract: EnumDescriptor, *, whole: bool) -> list[str]:
@@ -667,7 +673,7 @@ def as_proto(message: Descriptor) -> descriptor_pb2.DescriptorProto:
 
 # Output only: the server fills them in from values, and no digest is computed of the message.
 REPLIES = {"Run", "AdmissionDecision", "AdmissionCheck"}
-REPLIES |= {"RunComparison", "StepComparison", "OutputComparison", "Difference"}
+REPLIES |= {"DatasetVerification", "RunComparison", "StepComparison", "OutputComparison", "Difference"}
 
 
 def test_hashed_messages_have_one_spelling() -> None:

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animus.domain import document
-from animus.domain.dataset import MAX_COLUMNS, MAX_FILES, Column, Dataset, DatasetVersion, File, FileManifest
+from animus.domain.dataset import (
+    MAX_COLUMNS,
+    MAX_FILES,
+    Column,
+    Dataset,
+    DatasetVerification,
+    DatasetVersion,
+    DifferenceKind,
+    File,
+    FileDifference,
+    FileManifest,
+    file_differences,
+)
 from animus.domain.document import MAX_INTEGER
 from domain.values import LAW, ONE, SAMPLES, TWO, generated, manifest, refusal
 
@@ -126,3 +138,57 @@ def test_columns_keep_their_order() -> None:
 def test_ten_thousand_files_are_allowed() -> None:
     """The bound on files is inclusive."""
     assert len(FileManifest(tuple(File(f"f{number}", 0, ONE) for number in range(MAX_FILES))).files) == MAX_FILES
+
+
+# Copies.
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path"),
+    [
+        ("dataset_id", "A", "datasetId"),
+        ("content_digest", "x", "contentDigest"),
+        ("found_digest", "", "foundDigest"),
+        ("found_size_bytes", -1, "foundSizeBytes"),
+        ("found_size_bytes", MAX_INTEGER + 1, "foundSizeBytes"),
+        ("location", "x" * 2_001, "location"),
+        ("matched", True, "matched"),
+        ("found_digest", ONE, "matched"),
+        ("verify_time", "2026-01-02", "verifyTime"),
+    ],
+)
+def test_a_verification_says_of_itself_what_its_digests_say(field: str, value: object, path: str) -> None:
+    """Each field has its rule, and whether the copy matched follows from the digests."""
+    sample: DatasetVerification = SAMPLES[DatasetVerification]
+    assert (sample.content_digest, sample.found_digest, sample.matched) == (ONE, TWO, False)
+    assert refusal(dataclasses.replace, sample, **{field: value}).field == path
+
+
+def test_a_copy_differs_by_what_is_missing_extra_and_of_other_bytes() -> None:
+    """By path; another size alone is a difference too."""
+    version = (File("a", 1, ONE), File("b", 1, ONE), File("c", 1, ONE), File("d", 1, ONE))
+    copy = (File("e", 1, ONE), File("d", 2, ONE), File("c", 1, TWO), File("a", 1, ONE))
+    assert file_differences(version, copy) == (
+        FileDifference("b", DifferenceKind.MISSING),
+        FileDifference("c", DifferenceKind.DIFFERENT),
+        FileDifference("d", DifferenceKind.DIFFERENT),
+        FileDifference("e", DifferenceKind.EXTRA),
+    )
+
+
+@given(generated(manifest), generated(manifest), st.randoms(use_true_random=False))
+@LAW
+def test_copies_differ_exactly_where_their_digests_do(one: FileManifest, two: FileManifest, rng: random.Random) -> None:
+    """No difference means one digest, in any order of files; the other way round, missing and extra change places."""
+    shuffled = list(one.files)
+    rng.shuffle(shuffled)
+    assert file_differences(one.files, tuple(shuffled)) == ()
+    differences, back = file_differences(one.files, two.files), file_differences(two.files, one.files)
+    same = document.digest(document.dump(one)) == document.digest(document.dump(two))
+    assert (differences == ()) == same
+    turned = {
+        DifferenceKind.MISSING: DifferenceKind.EXTRA,
+        DifferenceKind.EXTRA: DifferenceKind.MISSING,
+        DifferenceKind.DIFFERENT: DifferenceKind.DIFFERENT,
+    }
+    assert back == tuple(FileDifference(each.path, turned[each.kind]) for each in differences)

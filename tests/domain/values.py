@@ -26,7 +26,7 @@ from animus.domain import document
 from animus.domain.access import Role, Token
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, RecordManifest
 from animus.domain.comparison import ComparisonVerdict, OutputComparison, RunComparison, StepComparison
-from animus.domain.dataset import Column, Dataset, DatasetVersion, File, FileManifest
+from animus.domain.dataset import Column, Dataset, DatasetVerification, DatasetVersion, File, FileManifest
 from animus.domain.document import MAX_INTEGER, json_name
 from animus.domain.dry_run import Difference
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
@@ -176,6 +176,15 @@ def dataset_version(rng: Rng) -> DatasetVersion:
         uri=text(rng, 2_000),
         columns=some(rng, lambda r: Column(text(r, 255, 1), text(r, 100, 1)), key=lambda each: each.name),
         files=files.files if files else (),
+    )
+
+
+def dataset_verification(rng: Rng) -> DatasetVerification:
+    """A verification of a copy that matched, or of one that did not."""
+    expected, other = digest(rng), digest(rng)
+    found = rng.choice([expected, other])
+    return DatasetVerification(
+        name(rng), expected, found, size(rng), text(rng, 2_000), matched=found == expected, verify_time=time(rng)
     )
 
 
@@ -447,6 +456,7 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     AuditEntry: audit_entry,
     Cosignature: cosignature,
     Dataset: lambda r: Dataset(name(r), text(r, 2_000), labels(r)),
+    DatasetVerification: dataset_verification,
     DatasetVersion: dataset_version,
     EnvironmentLock: environment_lock,
     Evidence: evidence,
@@ -548,6 +558,9 @@ SAMPLES: dict[type, Any] = {
         "p", 2, 7, f"witness.example+01234567+{PUBLIC_KEY}", f"— witness.example {PUBLIC_KEY}"
     ),
     Dataset: Dataset("cells", "Cells", (Label("team", "a"), Label("b", "c"))),
+    DatasetVerification: DatasetVerification(
+        "cells", ONE, TWO, 3, "s3://copies/cells", matched=False, verify_time=TIME
+    ),
     DatasetVersion: DatasetVersion(
         "cells", document.digest(document.dump(_FILES)), 3, "text/csv", "",
         (Column("b", "int64"), Column("a", "utf8")), _FILES.files,

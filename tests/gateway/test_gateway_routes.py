@@ -83,6 +83,18 @@ def test_every_unary_rpc_of_the_contract_has_an_http_rule() -> None:
             {"projectId": "p", "datasetVersion.datasetId": "d"},
         ),
         ("GET", f"/v1/projects/p/datasets/d/versions/{DIGEST}", "GetDatasetVersion", {"contentDigest": DIGEST}),
+        (
+            "POST",
+            f"/v1/projects/p/datasets/d/versions/{DIGEST}:verify",
+            "VerifyDatasetVersion",
+            {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},
+        ),
+        (
+            "GET",
+            f"/v1/projects/p/datasets/d/versions/{DIGEST}/verifications",
+            "ListDatasetVerifications",
+            {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},
+        ),
     ],
 )
 def test_a_path_finds_its_rpc_and_fields(method: str, path: str, rpc: str, fields: dict[str, str]) -> None:

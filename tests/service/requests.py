@@ -73,6 +73,21 @@ def version(project_id: str = "p", digest: str = ONE) -> dataset_pb2.RegisterDat
     )
 
 
+def verify(
+    request_id: str, project_id: str = "p", digest: str = ONE, found: str = ONE, location: str = "s3://copy"
+) -> dataset_pb2.VerifyDatasetVersionRequest:
+    """Records what was found of a copy of the version."""
+    return dataset_pb2.VerifyDatasetVersionRequest(
+        project_id=project_id,
+        request_id=request_id,
+        dataset_id="data",
+        content_digest=digest,
+        found_digest=found,
+        found_size_bytes=1,
+        location=location,
+    )
+
+
 def environment(project_id: str = "p") -> environment_pb2.RegisterEnvironmentLockRequest:
     """Registers an environment lock."""
     return environment_pb2.RegisterEnvironmentLockRequest(

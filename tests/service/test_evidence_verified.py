@@ -61,6 +61,7 @@ from service.requests import (
     step,
     version,
 )
+from service.requests import verify as verify_version
 from service.shared import Grown, served, serving
 from service.test_log import POLICY, WITNESSES, cosign
 from service.test_record_manifest import planned as planned_steps
@@ -922,6 +923,25 @@ async def test_stretches_of_logs_verify(auditor: Auditor) -> None:
             assert (said(files)["firstIndex"], len(entries(files))) == (first, size - first)
     whole = await auditor.signed()
     assert any(each["resource"].startswith(f"projects/p/runs/{run_id}") for each in entries(whole))
+
+
+async def test_a_log_verifies_with_the_verifications_of_copies(auditor: Auditor) -> None:
+    """Each is a record of its entry, whether the copy matched or not."""
+    await finished(auditor.server)  # registers the version
+    for found in (ONE, TWO, ONE):
+        await auditor.server.admin("VerifyDatasetVersion", verify_version(secrets.token_hex(8), found=found))
+    files = await auditor.signed()
+    documents = [
+        json.loads(line)
+        for name in sorted(files)
+        if name.startswith("data/records/")
+        for line in files[name].splitlines()
+        if b'"schema":"animus.dataset_verification/v1"' in line
+    ]
+    assert [each["matched"] for each in documents[-3:]] == [True, False, True]
+    assert [each["resource"] for each in entries(files) if each["action"] == "dataset_version.verify"][-3:] == [
+        f"projects/p/datasets/data/versions/{ONE}"
+    ] * 3
 
 
 async def fill(server: Server, count: int) -> None:

@@ -36,6 +36,7 @@ from service.requests import (
     register_pipeline,
     report,
     two_steps,
+    verify,
     version,
 )
 from service.requests import event as step_event
@@ -214,6 +215,8 @@ class Calls:
             return dataset("p", f"data-{unique}")
         if method == "RegisterDatasetVersion":
             return version("p", f"sha256:{secrets.token_hex(32)}")
+        if method == "VerifyDatasetVersion":
+            return verify(unique)
         if method == "RegisterEnvironmentLock":
             lock = environment()
             lock.request_id = lock.environment_lock.python_version = unique
@@ -266,6 +269,7 @@ MUTATING = (
     "CreateToken",
     "CreateDataset",
     "RegisterDatasetVersion",
+    "VerifyDatasetVersion",
     "RegisterEnvironmentLock",
     "RegisterPipelineSpec",
     "CreateRun",

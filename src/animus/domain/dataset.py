@@ -1,6 +1,7 @@
-"""Datasets, their versions, and the file manifest that a version's content digest is of."""
+"""Datasets, their versions, the file manifest that a version's content digest is of, and verifications of copies."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from animus.domain import document
@@ -13,6 +14,7 @@ from animus.domain.names import (
     check_length,
     check_media_type,
     check_resource_id,
+    check_time,
     check_within,
     sorted_set,
 )
@@ -86,6 +88,36 @@ class FileManifest:
         return sum(file.size_bytes for file in self.files)
 
 
+class DifferenceKind(StrEnum):
+    """How a copy differs from a version in one file."""
+
+    MISSING = "missing"  # from the copy
+    EXTRA = "extra"  # in the copy
+    DIFFERENT = "different"  # other bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileDifference:
+    """A file in which a copy differs from a version."""
+
+    path: str
+    kind: DifferenceKind
+
+
+def file_differences(expected: tuple[File, ...], found: tuple[File, ...]) -> tuple[FileDifference, ...]:
+    """Where the files of a copy are not those of a version, by path; none exactly where they are the same set."""
+    wanted, there = ({file.path: file for file in files} for files in (expected, found))
+    differences = []
+    for path in sorted(wanted.keys() | there.keys()):
+        if path not in there:
+            differences.append(FileDifference(path, DifferenceKind.MISSING))
+        elif path not in wanted:
+            differences.append(FileDifference(path, DifferenceKind.EXTRA))
+        elif wanted[path] != there[path]:
+            differences.append(FileDifference(path, DifferenceKind.DIFFERENT))
+    return tuple(differences)
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
     """One immutable state of a dataset, identified by (dataset_id, content_digest)."""
@@ -117,3 +149,28 @@ class DatasetVersion:
         expected = document.digest(document.dump(manifest))
         if self.content_digest != expected:
             raise invalid("contentDigest", f"is not {expected}, the digest of the manifest of the files")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVerification:
+    """That someone computed the digest of a copy of a version at a time, and whether it is the version's."""
+
+    SCHEMA: ClassVar[str] = "animus.dataset_verification/v1"
+
+    dataset_id: str
+    content_digest: str  # of the version
+    found_digest: str  # of the copy
+    found_size_bytes: int
+    location: str  # of the copy; opaque, 0 to 2,000 characters
+    matched: bool
+    verify_time: str
+
+    def __post_init__(self) -> None:
+        check_resource_id(self.dataset_id, "datasetId")
+        check_digest(self.content_digest, "contentDigest")
+        check_digest(self.found_digest, "foundDigest")
+        check_within(self.found_size_bytes, 0, MAX_INTEGER, "foundSizeBytes")
+        check_length(self.location, 0, 2_000, "location")
+        if self.matched != (self.found_digest == self.content_digest):
+            raise invalid("matched", "says something else than the two digests do")
+        check_time(self.verify_time, "verifyTime")

@@ -161,6 +161,11 @@ def dataset_version_name(project_id: str, dataset_id: str, content_digest: str) 
     return f"projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}"
 
 
+def dataset_verification_name(project_id: str, dataset_id: str, content_digest: str, entry_id: str) -> str:
+    """Full name of a verification of a copy of a dataset version, by the entry that recorded it."""
+    return f"{dataset_version_name(project_id, dataset_id, content_digest)}/verifications/{entry_id}"
+
+
 def environment_lock_name(project_id: str, digest: str) -> str:
     """Full name of an environment lock."""
     return f"projects/{project_id}/environmentLocks/{digest}"

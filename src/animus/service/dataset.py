@@ -1,11 +1,18 @@
 """DatasetService."""
 
-from animus.domain.dataset import Dataset, DatasetVersion
-from animus.domain.document import differing_paths, tree_of
+from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
+from animus.domain.document import differing_paths, seal, tree_of
 from animus.domain.errors import Conflict
-from animus.domain.names import check_digest, check_resource_id, dataset_name, dataset_version_name
-from animus.service.calls import Caller, call_of, creation, decode_field, resource
+from animus.domain.names import (
+    check_digest,
+    check_resource_id,
+    dataset_name,
+    dataset_verification_name,
+    dataset_version_name,
+)
+from animus.service.calls import Caller, call_of, creation, decode_field, new_record, record_of, resource
 from animus.service.pages import Pages
+from animus.store.records import Stored
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import dataset_pb2 as pb
 
@@ -112,3 +119,80 @@ class DatasetService:
             return reply
 
         return await self.work.read(request.project_id, query)
+
+    async def VerifyDatasetVersion(self, request: pb.VerifyDatasetVersionRequest, caller: Caller) -> Answer:
+        """Records what the caller found of a copy of a version."""
+        _check_version(request)
+        name = dataset_version_name(request.project_id, request.dataset_id, request.content_digest)
+
+        async def decide(view: View) -> Change:
+            found = DatasetVerification(
+                dataset_id=request.dataset_id,
+                content_digest=request.content_digest,
+                found_digest=request.found_digest,
+                found_size_bytes=request.found_size_bytes,
+                location=request.location,
+                matched=request.found_digest == request.content_digest,
+                verify_time=view.time,
+            )
+            await _need_version(view, request)
+            sealed = seal(found)
+            reply = _verification_message(view.project_id, new_record(view, caller, sealed), pb.DatasetVerification())
+            return Change("dataset_version.verify", name, (sealed,), (), reply)
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def ListDatasetVerifications(
+        self, request: pb.ListDatasetVerificationsRequest, caller: Caller
+    ) -> pb.ListDatasetVerificationsResponse:
+        """Lists the verifications of a version, the newest first."""
+        _check_version(request)
+
+        async def query(view: View) -> pb.ListDatasetVerificationsResponse:
+            await _need_version(view, request)
+            reply = pb.ListDatasetVerificationsResponse()
+            page = await self.pages.read(
+                view,
+                DatasetVerification,
+                ("-verify_time", "-entry_id"),
+                request,
+                caller.method,
+                dataset_id=request.dataset_id,
+                content_digest=request.content_digest,
+            )
+            for stored in page.items:
+                _verification_message(view.project_id, stored, reply.dataset_verifications.add())
+            reply.next_page_token = page.next_token(lambda last: (last.value.verify_time, last.entry_id))
+            return reply
+
+        return await self.work.read(request.project_id, query)
+
+
+OfVersion = pb.VerifyDatasetVersionRequest | pb.ListDatasetVerificationsRequest
+
+
+def _check_version(request: OfVersion) -> None:
+    check_resource_id(request.dataset_id, "datasetId")
+    check_digest(request.content_digest, "contentDigest")
+
+
+async def _need_version(view: View, request: OfVersion) -> None:
+    """Raises NotFound where the project has no such version."""
+    name = dataset_version_name(view.project_id, request.dataset_id, request.content_digest)
+    await view.need(DatasetVersion, name, dataset_id=request.dataset_id, content_digest=request.content_digest)
+
+
+def _verification_message(
+    project_id: str, stored: Stored[DatasetVerification], message: pb.DatasetVerification
+) -> pb.DatasetVerification:
+    """A verification; its time is that of its record."""
+    found = stored.value
+    name = dataset_verification_name(project_id, found.dataset_id, found.content_digest, stored.entry_id)
+    message.record.CopyFrom(record_of(stored, name))
+    message.dataset_id = found.dataset_id
+    message.content_digest = found.content_digest
+    message.found_digest = found.found_digest
+    message.found_size_bytes = found.found_size_bytes
+    message.location = found.location
+    message.matched = found.matched
+    return message

@@ -15,7 +15,7 @@ from animus.domain import document
 from animus.domain.access import Token
 from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.comparison import RunComparison
-from animus.domain.dataset import Dataset, DatasetVersion
+from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.evidence import Evidence
@@ -32,6 +32,7 @@ TABLES: dict[type, str] = {
     Token: "token",
     Dataset: "dataset",
     DatasetVersion: "dataset_version",
+    DatasetVerification: "dataset_verification",
     EnvironmentLock: "environment_lock",
     PipelineSpec: "pipeline_spec",
     RunSpec: "run_spec",

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/dataset.proto\x12\tanimus.v1\x1a\x15\x61nimus/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xa6\x01\n\x07\x44\x61taset\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x17\n\ndataset_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x01\x88\x01\x01\x12 \n\x06labels\x18\x04 \x03(\x0b\x32\x10.animus.v1.LabelB\r\n\x0b_dataset_idB\x0e\n\x0c_description\"\xbf\x02\n\x0e\x44\x61tasetVersion\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x17\n\ndataset_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1b\n\x0e\x63ontent_digest\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x17\n\nmedia_type\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x10\n\x03uri\x18\x06 \x01(\tH\x04\x88\x01\x01\x12\"\n\x07\x63olumns\x18\x07 \x03(\x0b\x32\x11.animus.v1.Column\x12\x1e\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x0f.animus.v1.FileB\r\n\x0b_dataset_idB\x11\n\x0f_content_digestB\r\n\x0b_size_bytesB\r\n\x0b_media_typeB\x06\n\x04_uri\"@\n\x06\x43olumn\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04type\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x07\n\x05_type\"j\n\x04\x46ile\x12\x11\n\x04path\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nsize_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06\x64igest\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x07\n\x05_pathB\r\n\x0b_size_bytesB\t\n\x07_digest\"z\n\x14\x43reateDatasetRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12#\n\x07\x64\x61taset\x18\x04 \x01(\x0b\x32\x12.animus.v1.Dataset\";\n\x11GetDatasetRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\"P\n\x13ListDatasetsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"U\n\x14ListDatasetsResponse\x12$\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x12.animus.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x01\n\x1dRegisterDatasetVersionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x32\n\x0f\x64\x61taset_version\x18\x04 \x01(\x0b\x32\x19.animus.v1.DatasetVersion\"Z\n\x18GetDatasetVersionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\t\"k\n\x1aListDatasetVersionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"k\n\x1bListDatasetVersionsResponse\x12\x33\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32\x19.animus.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x82\x07\n\x0e\x44\x61tasetService\x12s\n\rCreateDataset\x12\x1f.animus.v1.CreateDatasetRequest\x1a\x12.animus.v1.Dataset\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/projects/{project_id}/datasets:\x01*\x12w\n\nGetDataset\x12\x1c.animus.v1.GetDatasetRequest\x1a\x12.animus.v1.Dataset\"7\x82\xd3\xe4\x93\x02\x31\x12//v1/projects/{project_id}/datasets/{dataset_id}\x12{\n\x0cListDatasets\x12\x1e.animus.v1.ListDatasetsRequest\x1a\x1f.animus.v1.ListDatasetsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/projects/{project_id}/datasets\x12\xb2\x01\n\x16RegisterDatasetVersion\x12(.animus.v1.RegisterDatasetVersionRequest\x1a\x19.animus.v1.DatasetVersion\"S\x82\xd3\xe4\x93\x02M\"H/v1/projects/{project_id}/datasets/{dataset_version.dataset_id}/versions:\x01*\x12\xa6\x01\n\x11GetDatasetVersion\x12#.animus.v1.GetDatasetVersionRequest\x1a\x19.animus.v1.DatasetVersion\"Q\x82\xd3\xe4\x93\x02K\x12I/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}\x12\xa6\x01\n\x13ListDatasetVersions\x12%.animus.v1.ListDatasetVersionsRequest\x1a&.animus.v1.ListDatasetVersionsResponse\"@\x82\xd3\xe4\x93\x02:\x12\x38/v1/projects/{project_id}/datasets/{dataset_id}/versionsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/dataset.proto\x12\tanimus.v1\x1a\x15\x61nimus/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xa6\x01\n\x07\x44\x61taset\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x17\n\ndataset_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x01\x88\x01\x01\x12 \n\x06labels\x18\x04 \x03(\x0b\x32\x10.animus.v1.LabelB\r\n\x0b_dataset_idB\x0e\n\x0c_description\"\xbf\x02\n\x0e\x44\x61tasetVersion\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x17\n\ndataset_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1b\n\x0e\x63ontent_digest\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x17\n\nmedia_type\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x10\n\x03uri\x18\x06 \x01(\tH\x04\x88\x01\x01\x12\"\n\x07\x63olumns\x18\x07 \x03(\x0b\x32\x11.animus.v1.Column\x12\x1e\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x0f.animus.v1.FileB\r\n\x0b_dataset_idB\x11\n\x0f_content_digestB\r\n\x0b_size_bytesB\r\n\x0b_media_typeB\x06\n\x04_uri\"@\n\x06\x43olumn\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04type\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x07\n\x05_type\"j\n\x04\x46ile\x12\x11\n\x04path\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nsize_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06\x64igest\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x07\n\x05_pathB\r\n\x0b_size_bytesB\t\n\x07_digest\"\xbd\x01\n\x13\x44\x61tasetVerification\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x12\n\ndataset_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x03 \x01(\t\x12\x14\n\x0c\x66ound_digest\x18\x04 \x01(\t\x12\x18\n\x10\x66ound_size_bytes\x18\x05 \x01(\x03\x12\x10\n\x08location\x18\x06 \x01(\t\x12\x0f\n\x07matched\x18\x07 \x01(\x08\"z\n\x14\x43reateDatasetRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12#\n\x07\x64\x61taset\x18\x04 \x01(\x0b\x32\x12.animus.v1.Dataset\";\n\x11GetDatasetRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\"P\n\x13ListDatasetsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"U\n\x14ListDatasetsResponse\x12$\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x12.animus.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x01\n\x1dRegisterDatasetVersionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x32\n\x0f\x64\x61taset_version\x18\x04 \x01(\x0b\x32\x19.animus.v1.DatasetVersion\"Z\n\x18GetDatasetVersionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\t\"k\n\x1aListDatasetVersionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"k\n\x1bListDatasetVersionsResponse\x12\x33\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32\x19.animus.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xca\x01\n\x1bVerifyDatasetVersionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x12\n\ndataset_id\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\t\x12\x14\n\x0c\x66ound_digest\x18\x06 \x01(\t\x12\x18\n\x10\x66ound_size_bytes\x18\x07 \x01(\x03\x12\x10\n\x08location\x18\x08 \x01(\t\"\x88\x01\n\x1fListDatasetVerificationsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\ndataset_id\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"z\n ListDatasetVerificationsResponse\x12=\n\x15\x64\x61taset_verifications\x18\x01 \x03(\x0b\x32\x1e.animus.v1.DatasetVerification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x97\n\n\x0e\x44\x61tasetService\x12s\n\rCreateDataset\x12\x1f.animus.v1.CreateDatasetRequest\x1a\x12.animus.v1.Dataset\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/projects/{project_id}/datasets:\x01*\x12w\n\nGetDataset\x12\x1c.animus.v1.GetDatasetRequest\x1a\x12.animus.v1.Dataset\"7\x82\xd3\xe4\x93\x02\x31\x12//v1/projects/{project_id}/datasets/{dataset_id}\x12{\n\x0cListDatasets\x12\x1e.animus.v1.ListDatasetsRequest\x1a\x1f.animus.v1.ListDatasetsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/projects/{project_id}/datasets\x12\xb2\x01\n\x16RegisterDatasetVersion\x12(.animus.v1.RegisterDatasetVersionRequest\x1a\x19.animus.v1.DatasetVersion\"S\x82\xd3\xe4\x93\x02M\"H/v1/projects/{project_id}/datasets/{dataset_version.dataset_id}/versions:\x01*\x12\xa6\x01\n\x11GetDatasetVersion\x12#.animus.v1.GetDatasetVersionRequest\x1a\x19.animus.v1.DatasetVersion\"Q\x82\xd3\xe4\x93\x02K\x12I/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}\x12\xa6\x01\n\x13ListDatasetVersions\x12%.animus.v1.ListDatasetVersionsRequest\x1a&.animus.v1.ListDatasetVersionsResponse\"@\x82\xd3\xe4\x93\x02:\x12\x38/v1/projects/{project_id}/datasets/{dataset_id}/versions\x12\xbb\x01\n\x14VerifyDatasetVersion\x12&.animus.v1.VerifyDatasetVersionRequest\x1a\x1e.animus.v1.DatasetVerification\"[\x82\xd3\xe4\x93\x02U\"P/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}:verify:\x01*\x12\xd4\x01\n\x18ListDatasetVerifications\x12*.animus.v1.ListDatasetVerificationsRequest\x1a+.animus.v1.ListDatasetVerificationsResponse\"_\x82\xd3\xe4\x93\x02Y\x12W/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}/verificationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASET'].fields_by_name['record']._serialized_options = b'\342A\001\003'
   _globals['_DATASETVERSION'].fields_by_name['record']._loaded_options = None
   _globals['_DATASETVERSION'].fields_by_name['record']._serialized_options = b'\342A\001\003'
+  _globals['_DATASETVERIFICATION'].fields_by_name['record']._loaded_options = None
+  _globals['_DATASETVERIFICATION'].fields_by_name['record']._serialized_options = b'\342A\001\003'
   _globals['_DATASETSERVICE'].methods_by_name['CreateDataset']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['CreateDataset']._serialized_options = b'\202\323\344\223\002\'\"\"/v1/projects/{project_id}/datasets:\001*'
   _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._loaded_options = None
@@ -50,6 +52,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETSERVICE'].methods_by_name['GetDatasetVersion']._serialized_options = b'\202\323\344\223\002K\022I/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}'
   _globals['_DATASETSERVICE'].methods_by_name['ListDatasetVersions']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['ListDatasetVersions']._serialized_options = b'\202\323\344\223\002:\0228/v1/projects/{project_id}/datasets/{dataset_id}/versions'
+  _globals['_DATASETSERVICE'].methods_by_name['VerifyDatasetVersion']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['VerifyDatasetVersion']._serialized_options = b'\202\323\344\223\002U\"P/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}:verify:\001*'
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasetVerifications']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasetVerifications']._serialized_options = b'\202\323\344\223\002Y\022W/v1/projects/{project_id}/datasets/{dataset_id}/versions/{content_digest}/verifications'
   _globals['_DATASET']._serialized_start=125
   _globals['_DATASET']._serialized_end=291
   _globals['_DATASETVERSION']._serialized_start=294
@@ -58,22 +64,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COLUMN']._serialized_end=679
   _globals['_FILE']._serialized_start=681
   _globals['_FILE']._serialized_end=787
-  _globals['_CREATEDATASETREQUEST']._serialized_start=789
-  _globals['_CREATEDATASETREQUEST']._serialized_end=911
-  _globals['_GETDATASETREQUEST']._serialized_start=913
-  _globals['_GETDATASETREQUEST']._serialized_end=972
-  _globals['_LISTDATASETSREQUEST']._serialized_start=974
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1054
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1056
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1141
-  _globals['_REGISTERDATASETVERSIONREQUEST']._serialized_start=1144
-  _globals['_REGISTERDATASETVERSIONREQUEST']._serialized_end=1290
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=1292
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=1382
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1384
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1491
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1493
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1600
-  _globals['_DATASETSERVICE']._serialized_start=1603
-  _globals['_DATASETSERVICE']._serialized_end=2501
+  _globals['_DATASETVERIFICATION']._serialized_start=790
+  _globals['_DATASETVERIFICATION']._serialized_end=979
+  _globals['_CREATEDATASETREQUEST']._serialized_start=981
+  _globals['_CREATEDATASETREQUEST']._serialized_end=1103
+  _globals['_GETDATASETREQUEST']._serialized_start=1105
+  _globals['_GETDATASETREQUEST']._serialized_end=1164
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1166
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1246
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1248
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1333
+  _globals['_REGISTERDATASETVERSIONREQUEST']._serialized_start=1336
+  _globals['_REGISTERDATASETVERSIONREQUEST']._serialized_end=1482
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=1484
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=1574
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1576
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1683
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1685
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1792
+  _globals['_VERIFYDATASETVERSIONREQUEST']._serialized_start=1795
+  _globals['_VERIFYDATASETVERSIONREQUEST']._serialized_end=1997
+  _globals['_LISTDATASETVERIFICATIONSREQUEST']._serialized_start=2000
+  _globals['_LISTDATASETVERIFICATIONSREQUEST']._serialized_end=2136
+  _globals['_LISTDATASETVERIFICATIONSRESPONSE']._serialized_start=2138
+  _globals['_LISTDATASETVERIFICATIONSRESPONSE']._serialized_end=2260
+  _globals['_DATASETSERVICE']._serialized_start=2263
+  _globals['_DATASETSERVICE']._serialized_end=3566
 # @@protoc_insertion_point(module_scope)

@@ -218,6 +218,54 @@ class File(_message.Message):
 Global___File: _TypeAlias = File  # noqa: Y015
 
 @_typing.final
+class DatasetVerification(_message.Message):
+    """What came of computing the digest of a copy of a version; who did it and when is in `record`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    FOUND_DIGEST_FIELD_NUMBER: _builtins.int
+    FOUND_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    """The dataset."""
+    content_digest: _builtins.str
+    """The content digest of the version that the copy should be of."""
+    found_digest: _builtins.str
+    """The digest that the caller computed of the copy, by the rule of `DatasetVersion.content_digest`."""
+    found_size_bytes: _builtins.int
+    """Bytes of the copy in all, 0 to 2^53-1."""
+    location: _builtins.str
+    """Where the copy is, 0 to 2,000 characters; opaque, as `DatasetVersion.uri` is."""
+    matched: _builtins.bool
+    """Whether `found_digest` is `content_digest`."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        dataset_id: _builtins.str = ...,
+        content_digest: _builtins.str = ...,
+        found_digest: _builtins.str = ...,
+        found_size_bytes: _builtins.int = ...,
+        location: _builtins.str = ...,
+        matched: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "dataset_id", b"dataset_id", "found_digest", b"found_digest", "found_size_bytes", b"found_size_bytes", "location", b"location", "matched", b"matched", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetVerification: _TypeAlias = DatasetVerification  # noqa: Y015
+
+@_typing.final
 class CreateDatasetRequest(_message.Message):
     """Request of CreateDataset."""
 
@@ -468,3 +516,121 @@ class ListDatasetVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDatasetVersionsResponse: _TypeAlias = ListDatasetVersionsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyDatasetVersionRequest(_message.Message):
+    """Request of VerifyDatasetVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    FOUND_DIGEST_FIELD_NUMBER: _builtins.int
+    FOUND_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    dataset_id: _builtins.str
+    """The dataset."""
+    content_digest: _builtins.str
+    """The content digest of the version that the copy should be of."""
+    found_digest: _builtins.str
+    """The digest that the caller computed of the copy."""
+    found_size_bytes: _builtins.int
+    """Bytes of the copy in all, 0 to 2^53-1."""
+    location: _builtins.str
+    """Where the copy is, 0 to 2,000 characters; opaque."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        dataset_id: _builtins.str = ...,
+        content_digest: _builtins.str = ...,
+        found_digest: _builtins.str = ...,
+        found_size_bytes: _builtins.int = ...,
+        location: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "dataset_id", b"dataset_id", "found_digest", b"found_digest", "found_size_bytes", b"found_size_bytes", "location", b"location", "project_id", b"project_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyDatasetVersionRequest: _TypeAlias = VerifyDatasetVersionRequest  # noqa: Y015
+
+@_typing.final
+class ListDatasetVerificationsRequest(_message.Message):
+    """Request of ListDatasetVerifications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    dataset_id: _builtins.str
+    """The dataset."""
+    content_digest: _builtins.str
+    """The version's content digest."""
+    page_size: _builtins.int
+    """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        dataset_id: _builtins.str = ...,
+        content_digest: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "dataset_id", b"dataset_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetVerificationsRequest: _TypeAlias = ListDatasetVerificationsRequest  # noqa: Y015
+
+@_typing.final
+class ListDatasetVerificationsResponse(_message.Message):
+    """Response of ListDatasetVerifications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_VERIFICATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last page."""
+    @_builtins.property
+    def dataset_verifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetVerification]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        dataset_verifications: _abc.Iterable[Global___DatasetVerification] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_verifications", b"dataset_verifications", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetVerificationsResponse: _TypeAlias = ListDatasetVerificationsResponse  # noqa: Y015

@@ -65,6 +65,16 @@ class DatasetServiceStub(object):
                 request_serializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.VerifyDatasetVersion = channel.unary_unary(
+                '/animus.v1.DatasetService/VerifyDatasetVersion',
+                request_serializer=animus_dot_v1_dot_dataset__pb2.VerifyDatasetVersionRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_dataset__pb2.DatasetVerification.FromString,
+                _registered_method=True)
+        self.ListDatasetVerifications = channel.unary_unary(
+                '/animus.v1.DatasetService/ListDatasetVerifications',
+                request_serializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVerificationsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVerificationsResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer(object):
@@ -125,6 +135,27 @@ class DatasetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyDatasetVersion(self, request, context):
+        """Records that the caller computed the digest of a copy of a version, and whether it is the version's.
+
+        The digest is the caller's word: Animus reads no copy. Each call is a record of its own, so that a copy can be seen
+        to have been whole at one time and not at another. A copy that does not match is recorded too, and no error.
+
+        Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetVerifications(self, request, context):
+        """Lists the verifications of a dataset version, the newest first.
+
+        Errors: `DATASET_VERSION_UNKNOWN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +188,16 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasetVersions,
                     request_deserializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'VerifyDatasetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyDatasetVersion,
+                    request_deserializer=animus_dot_v1_dot_dataset__pb2.VerifyDatasetVersionRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_dataset__pb2.DatasetVerification.SerializeToString,
+            ),
+            'ListDatasetVerifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetVerifications,
+                    request_deserializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVerificationsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVerificationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -322,6 +363,60 @@ class DatasetService(object):
             '/animus.v1.DatasetService/ListDatasetVersions',
             animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsRequest.SerializeToString,
             animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyDatasetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.DatasetService/VerifyDatasetVersion',
+            animus_dot_v1_dot_dataset__pb2.VerifyDatasetVersionRequest.SerializeToString,
+            animus_dot_v1_dot_dataset__pb2.DatasetVerification.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetVerifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.DatasetService/ListDatasetVerifications',
+            animus_dot_v1_dot_dataset__pb2.ListDatasetVerificationsRequest.SerializeToString,
+            animus_dot_v1_dot_dataset__pb2.ListDatasetVerificationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

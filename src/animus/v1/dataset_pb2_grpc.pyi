@@ -62,6 +62,19 @@ class DatasetServiceStub:
 
     Errors: `DATASET_UNKNOWN`.
     """
+    VerifyDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.VerifyDatasetVersionRequest, _dataset_pb2.DatasetVerification]
+    """Records that the caller computed the digest of a copy of a version, and whether it is the version's.
+
+    The digest is the caller's word: Animus reads no copy. Each call is a record of its own, so that a copy can be seen
+    to have been whole at one time and not at another. A copy that does not match is recorded too, and no error.
+
+    Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
+    """
+    ListDatasetVerifications: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetVerificationsRequest, _dataset_pb2.ListDatasetVerificationsResponse]
+    """Lists the verifications of a dataset version, the newest first.
+
+    Errors: `DATASET_VERSION_UNKNOWN`.
+    """
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -96,6 +109,19 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Lists the versions of a dataset, ordered by content digest. `files` and `columns` are left out.
 
     Errors: `DATASET_UNKNOWN`.
+    """
+    VerifyDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.VerifyDatasetVersionRequest, _dataset_pb2.DatasetVerification]  # type: ignore[assignment]
+    """Records that the caller computed the digest of a copy of a version, and whether it is the version's.
+
+    The digest is the caller's word: Animus reads no copy. Each call is a record of its own, so that a copy can be seen
+    to have been whole at one time and not at another. A copy that does not match is recorded too, and no error.
+
+    Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
+    """
+    ListDatasetVerifications: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetVerificationsRequest, _dataset_pb2.ListDatasetVerificationsResponse]  # type: ignore[assignment]
+    """Lists the verifications of a dataset version, the newest first.
+
+    Errors: `DATASET_VERSION_UNKNOWN`.
     """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -164,6 +190,31 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the versions of a dataset, ordered by content digest. `files` and `columns` are left out.
 
         Errors: `DATASET_UNKNOWN`.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyDatasetVersion(
+        self,
+        request: _dataset_pb2.VerifyDatasetVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.DatasetVerification, _abc.Awaitable[_dataset_pb2.DatasetVerification]]:
+        """Records that the caller computed the digest of a copy of a version, and whether it is the version's.
+
+        The digest is the caller's word: Animus reads no copy. Each call is a record of its own, so that a copy can be seen
+        to have been whole at one time and not at another. A copy that does not match is recorded too, and no error.
+
+        Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDatasetVerifications(
+        self,
+        request: _dataset_pb2.ListDatasetVerificationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.ListDatasetVerificationsResponse, _abc.Awaitable[_dataset_pb2.ListDatasetVerificationsResponse]]:
+        """Lists the verifications of a dataset version, the newest first.
+
+        Errors: `DATASET_VERSION_UNKNOWN`.
         """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
