@@ -89,7 +89,7 @@ IMPURE = sorted(
     | {"random", "secrets", "time", "uuid"}
 )
 
-COMMAND_MODULES = ("cli", "cli_audit", "cli_client", "cli_log", "cli_run", "cli_witness")
+COMMAND_MODULES = ("cli", "cli_audit", "cli_client", "cli_env", "cli_log", "cli_run", "cli_witness")
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
 # folder: what it may not import, and what of that it may after all
@@ -137,6 +137,7 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_audit.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_log.py": (["animus_gateway"], []),
     "src/animus/cli_client.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_env.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "gateway": (["animus"], ["animus.v1"]),
@@ -480,6 +481,7 @@ VALUES_ONLY = {
     "CheckpointRequest": "what a witness is asked, as a text",
     "ComparedRun": "what is compared of a run",
     "CompactRange": "all that a tree needs to grow",
+    "EnvironmentDifference": "what a client finds between two locks",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
     "FullTile": "a Tile, and what the level above makes of it",
     "Group": "a line of a policy's text",
