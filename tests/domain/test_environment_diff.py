@@ -30,7 +30,9 @@ locks = st.builds(
     python_version=st.sampled_from(["", "3.11.7"]),
     platform_os=st.sampled_from(["linux", "darwin"]),
     platform_architecture=st.just("arm64"),
-    packages=st.dictionaries(st.sampled_from("abc"), versions).map(lambda d: tuple(Package(*each) for each in d.items())),
+    packages=st.dictionaries(st.sampled_from("abc"), versions).map(
+        lambda d: tuple(Package(*each) for each in d.items())
+    ),
     lock_file_digest=st.sampled_from(["", ONE]),
     accelerators=st.dictionaries(st.sampled_from("mn"), st.tuples(st.sampled_from([1, 11]), versions)).map(
         lambda d: tuple(Accelerator(model, *each) for model, each in d.items())

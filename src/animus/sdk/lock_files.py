@@ -21,10 +21,13 @@ from packaging.utils import canonicalize_name
 from animus.domain import document
 from animus.domain.environment import Package
 from animus.domain.errors import Invalid, invalid
+from animus.domain.names import COMMIT
 
 MAX_LOCK_FILE_BYTES = 16 << 20
 
 PYTHON_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(?:(?:a|b|rc)[0-9]{1,4})?\+?")
+
+COMMIT_AT_END = re.compile(rf"#(?:{COMMIT.pattern})$")
 
 
 class LockFormat(StrEnum):
@@ -125,6 +128,10 @@ def parse_uv(name: str, text: str, target: Target) -> tuple[Package, ...]:
             _refuse(f"{key}.source", f"of {package} is a folder, whose content the lock does not bind")
         if not source.keys() & {"registry", "git", "url", "path"}:
             _refuse(f"{key}.source", f"of {package} is of no known kind")
+        if "git" in source and not COMMIT_AT_END.search(str(source["git"])):
+            _refuse(f"{key}.source", f"of {package} names no commit")
+        if source.keys() & {"url", "path"} and not _has_hash(item.get("sdist"), item.get("wheels")):
+            _refuse(key, f"has no hash of {package}, which is of no registry")
         found.add(key, package, _text(f"{key}.version", item, "version"))
     return found.packages()
 
@@ -149,6 +156,10 @@ def parse_poetry(name: str, text: str, target: Target) -> tuple[Package, ...]:
             if item.get("develop") is True:
                 continue
             _refuse(f"{key}.source", f"of {package} is a folder, whose content the lock does not bind")
+        if source.get("type") == "git" and not COMMIT.fullmatch(str(source.get("resolved_reference"))):
+            _refuse(f"{key}.source.resolved_reference", f"of {package} is no commit")
+        if source.get("type") in ("url", "file") and not _has_hash(item.get("files")):
+            _refuse(f"{key}.files", f"has no hash of {package}, which is of no registry")
         if not _any_marker(f"{key}.markers", item.get("markers", ""), target):
             continue
         found.add(key, package, _text(f"{key}.version", item, "version"))
@@ -296,7 +307,8 @@ def _toml(name: str, text: str) -> dict[str, object]:
     except RecursionError:
         raise invalid(name, "nests too deep") from None
     except ValueError as error:
-        raise invalid(name, f"is no TOML: {error}") from None
+        end = f"the end, line {text.count(chr(10)) + 1}"
+        raise invalid(name, f"is no TOML: {str(error).replace('end of document', end)}") from None
 
 
 def _items(name: str, tree: dict[str, object], *, optional: bool) -> Iterator[tuple[str, dict[str, object]]]:
@@ -325,6 +337,12 @@ def _normalised(place: str, name: str) -> str:
     if not name.isascii():
         _refuse(place, f"is no name of a package: {name!r}")
     return canonicalize_name(name)
+
+
+def _has_hash(*listed: object) -> bool:
+    """Whether some file that is listed has a hash."""
+    files = [each for entry in listed for each in (entry if isinstance(entry, list) else [entry])]
+    return any(isinstance(each, dict) and isinstance(each.get("hash"), str) for each in files)
 
 
 def _members(name: str, tree: dict[str, object]) -> set[str]:
