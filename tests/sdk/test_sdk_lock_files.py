@@ -252,6 +252,14 @@ def test_what_is_of_no_registry_is_taken_where_the_lock_binds_it() -> None:
         assert found("poetry.lock", poetry(f'name = "a"\nversion = "1"\nsource = {source}')) == {"a": "1"}
 
 
+def test_a_conda_package_of_several_categories_is_one() -> None:
+    """Listed once for each category, it counts once; with another hash it is another package of that name."""
+    entry = "{{name: a, platform: linux-64, manager: conda, version: '1', hash: {{md5: {}}}, category: {}}}"
+    assert found("conda-lock.yml", conda(f"{entry.format('x', 'main')}\n- {entry.format('x', 'dev')}")) == {"a": "1"}
+    other = refused("conda-lock.yml", conda(f"{entry.format('x', 'main')}\n- {entry.format('y', 'main')}"))
+    assert other.field == "conda-lock.yml package[1]"
+
+
 def test_conda_packages_are_those_of_the_platform() -> None:
     """Another platform of the same file has other versions."""
     target = Target("3.11.7", "darwin", "arm64")

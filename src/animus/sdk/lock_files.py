@@ -181,8 +181,9 @@ def parse_conda(name: str, text: str, target: Target) -> tuple[Package, ...]:
     """The packages of a `conda-lock.yml` for the target's platform, those of conda and of pip in one set.
 
     Conda's names need not be PEP 503: they are normalised in the same way, and what then begins or ends with `-` loses
-    it, so that `_libgcc_mutex` is `libgcc-mutex`. Raises Invalid where two packages come to one name, for a platform
-    that the file lacks, and where its Python is another than the target's.
+    it, so that `_libgcc_mutex` is `libgcc-mutex`. What is listed once for each of its categories is one package. Raises
+    Invalid where two packages come to one name, for a platform that the file lacks, and where its Python is another
+    than the target's.
     """
     try:
         tree = document.parse_yaml(text.encode())
@@ -201,6 +202,7 @@ def parse_conda(name: str, text: str, target: Target) -> tuple[Package, ...]:
         asked = f"{target.platform_os} {target.platform_architecture}"
         _refuse(f"{name} metadata.platforms", f"has none for {asked}; it has {', '.join(sorted(listed))}")
     found = _Found()
+    seen: dict[tuple[str, str], dict[str, object]] = {}
     for key, item in _items(name, tree, optional=False):
         if _text(f"{key}.platform", item, "platform") != platform:
             continue
@@ -208,6 +210,10 @@ def parse_conda(name: str, text: str, target: Target) -> tuple[Package, ...]:
         if manager not in ("conda", "pip"):
             _refuse(f"{key}.manager", f"is neither conda nor pip: {manager!r}")
         package = _name(f"{key}.name", item)
+        without_category = {field: value for field, value in item.items() if field not in ("category", "optional")}
+        if seen.get((manager, package)) == without_category:
+            continue
+        seen[manager, package] = without_category
         version = _text(f"{key}.version", item, "version")
         if (manager, package) == ("conda", "python") and version != target.python_version:
             _refuse(f"{key}.version", f"is Python {version}, and {target.python_version} was asked for")
