@@ -476,6 +476,33 @@ def test_a_file_that_was_cut_or_changed_never_ends_in_a_defect(name: str, data: 
         assert all(packages.values())
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"a==1 {' ' * 2_000_000}x\n", 1),
+        (f"a==1 {' ' * 2_000_000}#\n-\n", 2),
+        (f"a==1 {' #' * 1_000_000}\nb\n", 2),
+        ("a==1\n" + "-" * 2_000_000, 2),
+        ("a" * 2_000_000, 1),
+        ("a==1 --hash=" + " " * 2_000_000, 1),
+        ("\\\n" * 500_000 + "b", 1),
+        (f"a==1 ; {'(' * 4_000} {HASH}", 1),
+        (f"a==1 ; {' or '.join(['os_name == 0'] * 50_000)} {HASH}", 1),
+    ],
+    ids=range(9),
+)
+def test_a_file_that_is_made_to_be_slow_is_refused_by_line(text: str, line: int) -> None:
+    """Megabytes of one thing take no more than a moment, and end in the line at fault."""
+    assert refused("x.txt", text).field == f"x.txt line {line}"
+
+
+@pytest.mark.parametrize("marker", ["(" * 4_000, "a" * 5_000])
+def test_a_marker_that_is_made_to_be_slow_is_refused(marker: str) -> None:
+    """Nesting and length are bounded in a poetry.lock too."""
+    item = f'name = "a"\nversion = "1"\nmarkers = "{marker}"'
+    assert refused("poetry.lock", poetry(item)).field == "poetry.lock package[0].markers"
+
+
 # Files.
 
 

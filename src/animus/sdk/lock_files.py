@@ -24,6 +24,7 @@ from animus.domain.errors import Invalid, invalid
 from animus.domain.names import COMMIT
 
 MAX_LOCK_FILE_BYTES = 16 << 20
+MAX_REQUIREMENT = 4_096  # characters: what reads requirements and markers is not linear
 
 PYTHON_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(?:(?:a|b|rc)[0-9]{1,4})?\+?")
 
@@ -364,8 +365,8 @@ def _check_python(name: str, tree: dict[str, object], target: Target) -> None:
     """Refuses a Python that a uv.lock was not made for."""
     place = f"{name} requires-python"
     wanted = tree.get("requires-python", "")
-    if not isinstance(wanted, str):
-        _refuse(place, "is no text")
+    if not isinstance(wanted, str) or len(wanted) > MAX_REQUIREMENT:
+        _refuse(place, f"is no text of at most {MAX_REQUIREMENT} characters")
     try:
         fits = SpecifierSet(wanted).contains(target.python_version.rstrip("+"), prereleases=True)
     except InvalidSpecifier:
@@ -375,6 +376,9 @@ def _check_python(name: str, tree: dict[str, object], target: Target) -> None:
 
 
 # Lines.
+
+
+COMMENT = re.compile(r"(?:^|[ \t])#")
 
 
 def _lines(name: str, text: str) -> Iterator[tuple[str, str]]:
@@ -387,7 +391,7 @@ def _lines(name: str, text: str) -> Iterator[tuple[str, str]]:
         if line.endswith("\\") and not line.lstrip().startswith("#"):
             parts.append(line.removesuffix("\\"))
             continue
-        joined = re.sub(r"(?:^|[ \t]+)#.*$", "", "".join([*parts, line])).strip()
+        joined = COMMENT.split("".join([*parts, line]), maxsplit=1)[0].strip()
         parts.clear()
         if joined:
             yield f"{name} line {first}", joined
@@ -406,10 +410,14 @@ def _requirement(place: str, line: str, bare: str) -> Requirement | None:
         if option in ("-r", "--requirement", "-c", "--constraint"):
             _refuse(place, f"includes another file ({option}): give one file that has all")
         _refuse(place, f"has the option {option}, which is not known here")
+    if len(bare) > MAX_REQUIREMENT:
+        _refuse(place, f"is longer than {MAX_REQUIREMENT} characters without its hashes")
     if re.match(r"[^\s;@]*(?:/|\\|://)", bare):
         _refuse(place, "names a URL or a path: give name==version")
     try:
         requirement = Requirement(bare.strip())
+    except RecursionError:
+        raise invalid(place, "nests too deep") from None
     except InvalidRequirement as error:
         raise invalid(place, f"is no requirement: {str(error).splitlines()[0]}") from None
     if requirement.url is not None:
@@ -446,6 +454,8 @@ def _any_marker(place: str, markers: object, target: Target) -> bool:
 
 def _marker(place: str, text: str, target: Target) -> bool:
     """Whether a marker (PEP 508) holds for the target, on CPython. Raises Invalid where the target does not say."""
+    if len(text) > MAX_REQUIREMENT:
+        _refuse(place, f"has a marker of more than {MAX_REQUIREMENT} characters")
     known = _variables(target)
     bare = re.sub(r"'[^']*'|\"[^\"]*\"", " ", text)
     unknown = set(re.findall(r"[A-Za-z_][\w.]*", bare)) - known.keys() - OPERATORS
@@ -453,6 +463,8 @@ def _marker(place: str, text: str, target: Target) -> bool:
         _refuse(place, f"has a marker on {', '.join(sorted(unknown))}, which the platform does not say: {text}")
     try:
         return Marker(text).evaluate(dict(known))
+    except RecursionError:
+        raise invalid(place, "nests too deep") from None
     except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName) as error:
         raise invalid(place, f"has no marker that can be evaluated: {str(error).splitlines()[0]}") from None
 
