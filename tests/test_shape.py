@@ -89,7 +89,9 @@ IMPURE = sorted(
     | {"random", "secrets", "time", "uuid"}
 )
 
-COMMAND_MODULES = ("cli", "cli_audit", "cli_client", "cli_dataset", "cli_log", "cli_run", "cli_witness")
+COMMAND_MODULES = (
+    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_log", "cli_run", "cli_witness",
+)  # fmt: skip
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
 # folder: what it may not import, and what of that it may after all
@@ -138,6 +140,8 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_log.py": (["animus_gateway"], []),
     "src/animus/cli_client.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_dataset.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_env.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_evidence.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "gateway": (["animus"], ["animus.v1"]),
@@ -482,6 +486,7 @@ VALUES_ONLY = {
     "CheckpointRequest": "what a witness is asked, as a text",
     "ComparedRun": "what is compared of a run",
     "CompactRange": "all that a tree needs to grow",
+    "EnvironmentDifference": "what a client finds between two locks",
     "FileDifference": "what a client finds of a copy",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
     "FullTile": "a Tile, and what the level above makes of it",

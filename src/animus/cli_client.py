@@ -1,8 +1,8 @@
 """What the commands that call a server or check a log have in common: settings, progress, errors and exit codes.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 7 verification failed, runs
-that were not found to be alike, or a copy that differs. What was asked for goes to stdout; everything else is lines on
-stderr.
+Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 7 verification failed, a copy
+that differs, or runs or environments that were not found to be alike. What was asked for goes to stdout; everything else
+is lines on stderr.
 """
 
 import errno
@@ -203,3 +203,9 @@ def print_json(tree: object) -> None:
     import orjson
 
     typer.echo(orjson.dumps(tree, option=orjson.OPT_INDENT_2).decode())
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, with their columns aligned."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

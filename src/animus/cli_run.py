@@ -16,6 +16,7 @@ from animus.cli_client import (
     errors,
     fail,
     print_json,
+    table,
 )
 
 app = typer.Typer(help="Replays runs and compares them.", no_args_is_help=True)
@@ -118,7 +119,7 @@ def _lines(tree: dict[str, object]) -> list[str]:
     )
     for title, heads, rows in tables:
         if rows:
-            lines += ["", *([title] if title else []), *_table([heads, *rows])]
+            lines += ["", *([title] if title else []), *table([heads, *rows])]
     return lines
 
 
@@ -171,9 +172,3 @@ def _text(value: object) -> str:
 def _word(value: object, prefix: str) -> str:
     """A member of an enum; `-` for none."""
     return str(value).removeprefix(prefix).replace("UNSPECIFIED", "-")
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows with their columns aligned."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,4 +1,4 @@
-"""The environment lock of the running interpreter."""
+"""Environment locks: of the running interpreter, and of a lock file for a platform that is given."""
 
 import importlib.metadata
 import platform
@@ -6,12 +6,17 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from animus.domain.environment import EnvironmentLock, Package
+from animus.domain import document
+from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
 from animus.domain.errors import invalid
+from animus.sdk.files import read_file
 from animus.sdk.hashing import file_digest
 
 # Left out: an editable install has the version of the checkout, and code is bound by its commit.
 OURS = "animus-control"
+
+# Of a folder: exactly one of them is there, or it takes a person to say which counts.
+LOCK_FILES = ("uv.lock", "poetry.lock", "conda-lock.yml", "conda-lock.yaml", "requirements.lock", "requirements.txt")
 
 
 def running_environment(lock_file: Path | None = None) -> EnvironmentLock:
@@ -29,6 +34,46 @@ def running_environment(lock_file: Path | None = None) -> EnvironmentLock:
         lock_file_digest=file_digest(lock_file) if lock_file else "",
         accelerators=(),
     )
+
+
+def environment_of(
+    path: Path,
+    *,
+    python_version: str,
+    platform_os: str,
+    platform_architecture: str,
+    images: Iterable[Image] = (),
+    accelerators: Iterable[Accelerator] = (),
+) -> EnvironmentLock:
+    """What a lock file says that code runs in, on this Python and platform; of a folder, its one lock file.
+
+    Equal bytes and arguments give equal locks on any machine: nothing of this one gets in. Animus itself is left out,
+    as in `running_environment`. Raises Unreadable for a file that cannot be read or is longer than 16 MiB, and Invalid
+    with the line or the key for one whose packages are not certain.
+    """
+    from animus.sdk.lock_files import MAX_LOCK_FILE_BYTES, Target, packages_of
+
+    target = Target(python_version, platform_os, platform_architecture)
+    file = lock_file_in(path) if path.is_dir() else path
+    data = read_file(file, MAX_LOCK_FILE_BYTES)
+    return EnvironmentLock(
+        images=tuple(images),
+        python_version=python_version,
+        platform_os=platform_os,
+        platform_architecture=platform_architecture,
+        packages=tuple(each for each in packages_of(file.name, data, target) if each.name != OURS),
+        lock_file_digest=document.digest(data),
+        accelerators=tuple(accelerators),
+    )
+
+
+def lock_file_in(folder: Path) -> Path:
+    """The one lock file of a folder. Raises Invalid where there is none or several."""
+    found = [name for name in LOCK_FILES if (folder / name).exists()]
+    if len(found) != 1:
+        have = f"has {', '.join(found)}" if found else f"has none of {', '.join(LOCK_FILES)}"
+        raise invalid(str(folder), f"{have}: name the lock file")
+    return folder / found[0]
 
 
 def installed_packages(distributions: Iterable[importlib.metadata.Distribution]) -> tuple[Package, ...]:
