@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from animus import cli_audit, cli_evidence, cli_log, cli_run, cli_witness
+from animus import cli_audit, cli_evidence, cli_lineage, cli_log, cli_run, cli_witness
 
 if TYPE_CHECKING:
     from animus.config import Settings
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_evidence.app, name="evidence")
+app.add_typer(cli_lineage.app, name="lineage")
 app.add_typer(cli_log.app, name="log")
 app.add_typer(cli_run.app, name="run")
 app.add_typer(cli_witness.app, name="witness")
