@@ -384,26 +384,36 @@ _LINKS = "{links} ORDER BY subject, relation, object LIMIT :limit"
 _LEADS_ON = "SELECT EXISTS ({links}) AS found"
 _TOUCHED = "SELECT DISTINCT unnest(ARRAY[subject, object]) AS name FROM ({links}) AS links"
 
+# Each node is looked up in an index by itself. LATERAL with OFFSET 0 leaves the planner no other way: where it takes the
+# nodes for many, it would read a table from end to end.
 _EDGES = (
-    "SELECT l.subject, l.relation, l.object FROM animus.lineage_edge l{until}"
-    " WHERE l.project_id = :project_id AND l.{end} = ANY(CAST(:nodes AS text[]))"
+    "SELECT f.subject, f.relation, f.object FROM unnest(CAST(:nodes AS text[])) AS n (name) CROSS JOIN LATERAL"
+    " (SELECT l.subject, l.relation, l.object FROM animus.lineage_edge l{until}"
+    " WHERE l.project_id = :project_id AND l.{end} = n.name OFFSET 0) AS f"
 )
 _JOINS = (
-    "SELECT 'projects/' || v.project_id || '/datasets/' || v.dataset_id || '/versions/' || v.content_digest,"
-    f" '{SAME_CONTENT}', 'projects/' || v.project_id || '/artifacts/' || v.content_digest"
-    " FROM animus.dataset_version v{until} WHERE v.project_id = :project_id AND {versions}"
-    " AND EXISTS (SELECT FROM animus.lineage_edge l{wrote} WHERE l.project_id = v.project_id"
-    " AND l.subject = 'projects/' || v.project_id || '/artifacts/' || v.content_digest"
-    " AND l.relation = 'was_generated_by')"
+    "SELECT f.version, 'same_content', a.name FROM unnest({nodes}) AS n ({columns})"
+    " CROSS JOIN LATERAL (SELECT 'projects/' || :project_id || '/artifacts/' || n.content_digest AS name) AS a"
+    " CROSS JOIN LATERAL (SELECT 'projects/' || v.project_id || '/datasets/' || v.dataset_id || '/versions/'"
+    " || v.content_digest AS version FROM animus.dataset_version v{until}"
+    " WHERE v.project_id = :project_id AND {condition} OFFSET 0) AS f"
+    " WHERE EXISTS (SELECT FROM animus.lineage_edge l{wrote} WHERE l.project_id = :project_id"
+    " AND l.subject = a.name AND l.relation = 'was_generated_by' OFFSET 0)"
 )
 _UNTIL = (
     " JOIN animus.audit_entry {entry} ON {entry}.project_id = {of}.project_id"
     " AND {entry}.entry_id = {of}.entry_id AND {entry}.time <= :as_of_time"
 )
-_VERSIONS_UP = (
-    "(v.dataset_id, v.content_digest) IN (SELECT * FROM unnest(CAST(:datasets AS text[]), CAST(:contents AS text[])))"
-)
-_VERSIONS_DOWN = "v.content_digest = ANY(CAST(:digests AS text[]))"
+_VERSIONS_UP = {
+    "nodes": "CAST(:datasets AS text[]), CAST(:contents AS text[])",
+    "columns": "dataset_id, content_digest",
+    "condition": "v.dataset_id = n.dataset_id AND v.content_digest = n.content_digest",
+}
+_VERSIONS_DOWN = {
+    "nodes": "CAST(:digests AS text[])",
+    "columns": "content_digest",
+    "condition": "v.content_digest = n.content_digest",
+}
 
 
 @cache
@@ -420,7 +430,7 @@ def _links(form: str, direction: LineageDirection, until: bool) -> TextClause:
             _UNTIL.format(entry=entry, of=of) if until else "" for entry, of in (("e", "l"), ("e", "v"), ("f", "l"))
         )
         parts.append(_EDGES.format(end=end, until=of_edge))
-        parts.append(_JOINS.format(versions=versions, until=of_version, wrote=of_artifact))
+        parts.append(_JOINS.format(**versions, until=of_version, wrote=of_artifact))
     return text(form.format(links=" UNION ".join(parts)))
 
 
