@@ -384,8 +384,8 @@ _LINKS = "{links} ORDER BY subject, relation, object LIMIT :limit"
 _LEADS_ON = "SELECT EXISTS ({links}) AS found"
 _TOUCHED = "SELECT DISTINCT unnest(ARRAY[subject, object]) AS name FROM ({links}) AS links"
 
-# Each node is looked up in an index by itself. LATERAL with OFFSET 0 leaves the planner no other way: where it takes the
-# nodes for many, it would read a table from end to end.
+# Each node is looked up in an index by itself. LATERAL with OFFSET 0 leaves the planner no other way: where it takes
+# the nodes for many, it would read a table from end to end.
 _EDGES = (
     "SELECT f.subject, f.relation, f.object FROM unnest(CAST(:nodes AS text[])) AS n (name) CROSS JOIN LATERAL"
     " (SELECT l.subject, l.relation, l.object FROM animus.lineage_edge l{until}"
