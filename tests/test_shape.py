@@ -90,7 +90,8 @@ IMPURE = sorted(
 )
 
 COMMAND_MODULES = (
-    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_log", "cli_run", "cli_witness",
+    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log", "cli_run",
+    "cli_witness",
 )  # fmt: skip
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
@@ -137,6 +138,7 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/log_operations.py": (COMMANDS, []),
     "src/animus/cli.py": (["animus_gateway"], []),
     "src/animus/cli_audit.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_lineage.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_log.py": (["animus_gateway"], []),
     "src/animus/cli_client.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_dataset.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
@@ -521,7 +523,10 @@ MESSAGES_ONLY = {
     "MetricReport": "Metric without what the request says once",
     "DryRunReport": "a composition of values",
     "Lineage": "a composition of values",
+    "Impact": "a composition of values",
     "LineageNode": "a name and its depth in one answer",
+    "LineageJoin": "two names of one content, which no one writes down",
+    "LineageCount": "a number of an answer",
     "Log": "a composition: how far a log has come, its keys and epochs",
     "LogKeyState": "LogKey and LogKeyEnd, with what a C2SP client calls the key",
     "LogCheckpoint": "Checkpoint beside its signed note",

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from animus import cli_audit, cli_dataset, cli_env, cli_evidence, cli_log, cli_run, cli_witness
+from animus import (
+    cli_audit,
+    cli_dataset,
+    cli_env,
+    cli_evidence,
+    cli_lineage,
+    cli_log,
+    cli_run,
+    cli_witness,
+)
 
 if TYPE_CHECKING:
     from animus.config import Settings
@@ -21,6 +30,7 @@ app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_env.app, name="env")
 app.add_typer(cli_evidence.app, name="evidence")
+app.add_typer(cli_lineage.app, name="lineage")
 app.add_typer(cli_log.app, name="log")
 app.add_typer(cli_run.app, name="run")
 app.add_typer(cli_witness.app, name="witness")

@@ -1,8 +1,8 @@
 """What the commands that call a server or check a log have in common: settings, progress, errors and exit codes.
 
 Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 7 verification failed, a copy
-that differs, or runs or environments that were not found to be alike. What was asked for goes to stdout; everything else
-is lines on stderr.
+that differs, or runs or environments that were not found to be alike. What was asked for goes to stdout; everything
+else is lines on stderr.
 """
 
 import errno

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from animus.domain.lineage import (
     LineageEdge,
+    LineageNodeKind,
     LineageRelation,
     edge_of_artifact,
     edge_of_replay,
     edges_of_run,
     edges_of_start,
+    node_kind,
+    run_of_attempt,
 )
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.run import Artifact, DatasetBinding, RunSpec
@@ -108,3 +111,36 @@ def test_a_replay_was_informed_by_the_run_that_it_replays() -> None:
     assert edge_of_replay("p", RUN_ID, "f" * 32) == LineageEdge(
         RUN, LineageRelation.WAS_INFORMED_BY, f"projects/p/runs/{'f' * 32}"
     )
+
+
+KIND_OF = {
+    f"projects/p/runs/{RUN_ID}": LineageNodeKind.RUN,
+    f"projects/p/runs/{RUN_ID}/steps/fit/attempts/3": LineageNodeKind.STEP_ATTEMPT,
+    f"projects/p/artifacts/{ONE}": LineageNodeKind.ARTIFACT,
+    f"projects/p/datasets/cells/versions/{ONE}": LineageNodeKind.DATASET_VERSION,
+    f"projects/p/pipelineSpecs/{ONE}": LineageNodeKind.PIPELINE_SPEC,
+    f"projects/p/environmentLocks/{ONE}": LineageNodeKind.ENVIRONMENT_LOCK,
+    f"projects/p/commits/https://git.test/runs/demo@{'c' * 40}": LineageNodeKind.COMMIT,
+}
+
+
+def test_a_name_says_what_a_node_is() -> None:
+    """Each kind by the shape of its full name, and nothing by another; a run is named by its attempts."""
+    assert {name: node_kind(name) for name in KIND_OF} == KIND_OF
+    assert set(KIND_OF.values()) == set(LineageNodeKind)
+    for name in ("", "runs/x", "projects/p", "projects/p/runs/", "projects/p/datasets/d", f"x/{next(iter(KIND_OF))}"):
+        assert node_kind(name) is None
+    assert run_of_attempt(f"{RUN}/steps/fit/attempts/3") == RUN
+
+
+@LAW
+@given(generated(run_spec))
+def test_every_node_of_an_edge_has_a_kind(spec: RunSpec) -> None:
+    """What a run used, whatever the repository of its commit is called."""
+    kinds = [node_kind(edge.object) for edge in edges_of_run("p", RUN_ID, spec)]
+    assert kinds[:3] == [
+        LineageNodeKind.PIPELINE_SPEC,
+        LineageNodeKind.ENVIRONMENT_LOCK,
+        LineageNodeKind.COMMIT,
+    ]
+    assert set(kinds[3:]) <= {LineageNodeKind.DATASET_VERSION}

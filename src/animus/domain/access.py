@@ -129,6 +129,7 @@ METHODS: dict[str, frozenset[Role]] = {
     "animus.v1.LogService/GetEntryBundle": _AUDIT,
     "animus.v1.LogService/AddCosignatures": _AUDIT,
     "animus.v1.LineageService/GetLineage": _BROWSE,
+    "animus.v1.LineageService/GetImpact": _BROWSE,
     "animus.v1.EvidenceService/ExportEvidence": _AUDIT,
     "grpc.health.v1.Health/Check": PUBLIC,
     "grpc.health.v1.Health/List": PUBLIC,

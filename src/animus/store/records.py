@@ -19,7 +19,7 @@ from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.evidence import Evidence
-from animus.domain.lineage import LineageEdge
+from animus.domain.lineage import LineageDirection, LineageEdge, LineageNodeKind, node_kind
 from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
@@ -215,10 +215,27 @@ class Records:
         rows = await self._rows(_AUDIT_ENTRIES_OF if resource else _AUDIT_ENTRIES, values)
         return [_entry(row) for row in rows]
 
-    async def edges(self, nodes: Sequence[str], *, upstream: bool, limit: int) -> list[LineageEdge]:
-        """Edges that leave these nodes upstream or downstream, as a set; one statement for all nodes."""
-        rows = await self._rows(_EDGES_UP if upstream else _EDGES_DOWN, {"nodes": list(nodes), "limit": limit})
-        return [document.load(row.document, LineageEdge) for row in rows]
+    async def links(
+        self, nodes: Sequence[str], direction: LineageDirection, as_of_time: str, limit: int
+    ) -> list[tuple[str, str, str]]:
+        """What leaves these nodes in a direction: subject, relation and object of edges, as a set, and of joins.
+
+        A join is of a registered dataset version and the artifact of the same content, which some attempt wrote; its
+        relation is SAME_CONTENT. In order; one statement for all nodes. Without a time (as text), all there are.
+        """
+        statement = _links(_LINKS, direction, bool(as_of_time))
+        return [tuple(row) for row in await self._rows(statement, {**_ends(nodes, as_of_time), "limit": limit})]
+
+    async def leads_on(self, nodes: Sequence[str], direction: LineageDirection, as_of_time: str) -> bool:
+        """Whether any link leaves these nodes in a direction; one statement."""
+        rows = await self._rows(_links(_LEADS_ON, direction, bool(as_of_time)), _ends(nodes, as_of_time))
+        return bool(rows[0].found)
+
+    async def touched(self, nodes: Sequence[str], as_of_time: str) -> frozenset[str]:
+        """Those of the nodes that a link touches at either end; one statement."""
+        statement = _links(_TOUCHED, LineageDirection.BOTH, bool(as_of_time))
+        rows = await self._rows(statement, _ends(nodes, as_of_time))
+        return frozenset(row.name for row in rows) & frozenset(nodes)
 
     async def _rows(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
         return (await self._connection.execute(statement, {"project_id": self.project_id, **values})).all()
@@ -362,10 +379,72 @@ _AUDIT_PAGE = (
 _AUDIT_ENTRIES = text(_AUDIT_PAGE.format(where=""))
 _AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND e.resource = :resource"))
 
+SAME_CONTENT = "same_content"  # no relation of an edge: nobody wrote it
+
+_LINKS = "{links} ORDER BY subject, relation, object LIMIT :limit"
+_LEADS_ON = "SELECT EXISTS ({links}) AS found"
+_TOUCHED = "SELECT DISTINCT unnest(ARRAY[subject, object]) AS name FROM ({links}) AS links"
+
+# Each node is looked up in an index by itself. LATERAL with OFFSET 0 leaves the planner no other way: where it takes
+# the nodes for many, it would read a table from end to end.
 _EDGES = (
-    "SELECT DISTINCT ON (subject, relation, object) document FROM animus.lineage_edge"
-    " WHERE project_id = :project_id AND {end} = ANY(CAST(:nodes AS text[]))"
-    " ORDER BY subject, relation, object LIMIT :limit"
+    "SELECT f.subject, f.relation, f.object FROM unnest(CAST(:nodes AS text[])) AS n (name) CROSS JOIN LATERAL"
+    " (SELECT l.subject, l.relation, l.object FROM animus.lineage_edge l{until}"
+    " WHERE l.project_id = :project_id AND l.{end} = n.name OFFSET 0) AS f"
 )
-_EDGES_UP = text(_EDGES.format(end="subject"))
-_EDGES_DOWN = text(_EDGES.format(end="object"))
+_JOINS = (
+    "SELECT f.version, 'same_content', a.name FROM unnest({nodes}) AS n ({columns})"
+    " CROSS JOIN LATERAL (SELECT 'projects/' || :project_id || '/artifacts/' || n.content_digest AS name) AS a"
+    " CROSS JOIN LATERAL (SELECT 'projects/' || v.project_id || '/datasets/' || v.dataset_id || '/versions/'"
+    " || v.content_digest AS version FROM animus.dataset_version v{until}"
+    " WHERE v.project_id = :project_id AND {condition} OFFSET 0) AS f"
+    " WHERE EXISTS (SELECT FROM animus.lineage_edge l{wrote} WHERE l.project_id = :project_id"
+    " AND l.subject = a.name AND l.relation = 'was_generated_by' OFFSET 0)"
+)
+_UNTIL = (
+    " JOIN animus.audit_entry {entry} ON {entry}.project_id = {of}.project_id"
+    " AND {entry}.entry_id = {of}.entry_id AND {entry}.time <= :as_of_time"
+)
+_VERSIONS_UP = {
+    "nodes": "CAST(:datasets AS text[]), CAST(:contents AS text[])",
+    "columns": "dataset_id, content_digest",
+    "condition": "v.dataset_id = n.dataset_id AND v.content_digest = n.content_digest",
+}
+_VERSIONS_DOWN = {
+    "nodes": "CAST(:digests AS text[])",
+    "columns": "content_digest",
+    "condition": "v.content_digest = n.content_digest",
+}
+
+
+@cache
+def _links(form: str, direction: LineageDirection, until: bool) -> TextClause:
+    """A statement about the links that leave `:nodes`."""
+    parts = []
+    for ways, end, versions in (
+        ((LineageDirection.UPSTREAM, LineageDirection.BOTH), "subject", _VERSIONS_UP),
+        ((LineageDirection.DOWNSTREAM, LineageDirection.BOTH), "object", _VERSIONS_DOWN),
+    ):
+        if direction not in ways:
+            continue
+        of_edge, of_version, of_artifact = (
+            _UNTIL.format(entry=entry, of=of) if until else "" for entry, of in (("e", "l"), ("e", "v"), ("f", "l"))
+        )
+        parts.append(_EDGES.format(end=end, until=of_edge))
+        parts.append(_JOINS.format(**versions, until=of_version, wrote=of_artifact))
+    return text(form.format(links=" UNION ".join(parts)))
+
+
+def _ends(nodes: Sequence[str], as_of_time: str) -> dict[str, Any]:
+    """What a statement about the links of nodes is given."""
+    datasets, contents, digests = [], [], []
+    for name in nodes:
+        kind = node_kind(name)
+        if kind is LineageNodeKind.DATASET_VERSION:
+            _, _, _, dataset, _, content = name.split("/")
+            datasets.append(dataset)
+            contents.append(content)
+        elif kind is LineageNodeKind.ARTIFACT:
+            digests.append(name.rpartition("/")[2])
+    values = {"nodes": list(nodes), "datasets": datasets, "contents": contents, "digests": digests}
+    return {**values, "as_of_time": as_of_time}

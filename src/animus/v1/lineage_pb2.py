@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/lineage.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\"j\n\x07Lineage\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12%\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageEdge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"*\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\"}\n\x0bLineageEdge\x12\x14\n\x07subject\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08relation\x18\x02 \x01(\x0e\x32\x1a.animus.v1.LineageRelation\x12\x13\n\x06object\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_subjectB\t\n\x07_object\"\x8b\x01\n\x11GetLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x11\n\tmax_nodes\x18\x07 \x01(\x05*w\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02*\xc0\x01\n\x0fLineageRelation\x12 \n\x1cLINEAGE_RELATION_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_RELATION_USED\x10\x01\x12%\n!LINEAGE_RELATION_WAS_GENERATED_BY\x10\x02\x12#\n\x1fLINEAGE_RELATION_WAS_STARTED_BY\x10\x03\x12$\n LINEAGE_RELATION_WAS_INFORMED_BY\x10\x04\x32{\n\x0eLineageService\x12i\n\nGetLineage\x12\x1c.animus.v1.GetLineageRequest\x1a\x12.animus.v1.Lineage\")\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/lineageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/lineage.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x01\n\x07Lineage\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12%\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageEdge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12%\n\x05joins\x18\x04 \x03(\x0b\x32\x16.animus.v1.LineageJoin\"T\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.animus.v1.LineageNodeKind\"8\n\x0bLineageJoin\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x02 \x01(\t\"G\n\x0cLineageCount\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xa6\x01\n\x06Impact\x12\'\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x17.animus.v1.LineageCount\x12$\n\x04runs\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12)\n\tartifacts\x18\x03 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0f\n\x07partial\x18\x05 \x01(\x08\"}\n\x0bLineageEdge\x12\x14\n\x07subject\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08relation\x18\x02 \x01(\x0e\x32\x1a.animus.v1.LineageRelation\x12\x13\n\x06object\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_subjectB\t\n\x07_object\"\xfa\x01\n\x11GetLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x11\n\tmax_nodes\x18\x07 \x01(\x05\x12\x12\n\nmore_nodes\x18\x08 \x03(\t\x12)\n\x05kinds\x18\t \x03(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12.\n\nas_of_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x10GetImpactRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x11\n\tmax_nodes\x18\x05 \x01(\x05\x12.\n\nas_of_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x93\x01\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02\x12\x1a\n\x16LINEAGE_DIRECTION_BOTH\x10\x03*\xa5\x02\n\x0fLineageNodeKind\x12!\n\x1dLINEAGE_NODE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_NODE_KIND_RUN\x10\x01\x12\"\n\x1eLINEAGE_NODE_KIND_STEP_ATTEMPT\x10\x02\x12\x1e\n\x1aLINEAGE_NODE_KIND_ARTIFACT\x10\x03\x12%\n!LINEAGE_NODE_KIND_DATASET_VERSION\x10\x04\x12#\n\x1fLINEAGE_NODE_KIND_PIPELINE_SPEC\x10\x05\x12&\n\"LINEAGE_NODE_KIND_ENVIRONMENT_LOCK\x10\x06\x12\x1c\n\x18LINEAGE_NODE_KIND_COMMIT\x10\x07*\xc0\x01\n\x0fLineageRelation\x12 \n\x1cLINEAGE_RELATION_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_RELATION_USED\x10\x01\x12%\n!LINEAGE_RELATION_WAS_GENERATED_BY\x10\x02\x12#\n\x1fLINEAGE_RELATION_WAS_STARTED_BY\x10\x03\x12$\n LINEAGE_RELATION_WAS_INFORMED_BY\x10\x04\x32\xea\x01\n\x0eLineageService\x12i\n\nGetLineage\x12\x1c.animus.v1.GetLineageRequest\x1a\x12.animus.v1.Lineage\")\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/lineage\x12m\n\tGetImpact\x12\x1b.animus.v1.GetImpactRequest\x1a\x11.animus.v1.Impact\"0\x82\xd3\xe4\x93\x02*\x12(/v1/projects/{project_id}/lineage:impactb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LINEAGESERVICE'].methods_by_name['GetLineage']._loaded_options = None
   _globals['_LINEAGESERVICE'].methods_by_name['GetLineage']._serialized_options = b'\202\323\344\223\002#\022!/v1/projects/{project_id}/lineage'
-  _globals['_LINEAGEDIRECTION']._serialized_start=489
-  _globals['_LINEAGEDIRECTION']._serialized_end=608
-  _globals['_LINEAGERELATION']._serialized_start=611
-  _globals['_LINEAGERELATION']._serialized_end=803
-  _globals['_LINEAGE']._serialized_start=68
-  _globals['_LINEAGE']._serialized_end=174
-  _globals['_LINEAGENODE']._serialized_start=176
-  _globals['_LINEAGENODE']._serialized_end=218
-  _globals['_LINEAGEEDGE']._serialized_start=220
-  _globals['_LINEAGEEDGE']._serialized_end=345
-  _globals['_GETLINEAGEREQUEST']._serialized_start=348
-  _globals['_GETLINEAGEREQUEST']._serialized_end=487
-  _globals['_LINEAGESERVICE']._serialized_start=805
-  _globals['_LINEAGESERVICE']._serialized_end=928
+  _globals['_LINEAGESERVICE'].methods_by_name['GetImpact']._loaded_options = None
+  _globals['_LINEAGESERVICE'].methods_by_name['GetImpact']._serialized_options = b'\202\323\344\223\002*\022(/v1/projects/{project_id}/lineage:impact'
+  _globals['_LINEAGEDIRECTION']._serialized_start=1137
+  _globals['_LINEAGEDIRECTION']._serialized_end=1284
+  _globals['_LINEAGENODEKIND']._serialized_start=1287
+  _globals['_LINEAGENODEKIND']._serialized_end=1580
+  _globals['_LINEAGERELATION']._serialized_start=1583
+  _globals['_LINEAGERELATION']._serialized_end=1775
+  _globals['_LINEAGE']._serialized_start=102
+  _globals['_LINEAGE']._serialized_end=247
+  _globals['_LINEAGENODE']._serialized_start=249
+  _globals['_LINEAGENODE']._serialized_end=333
+  _globals['_LINEAGEJOIN']._serialized_start=335
+  _globals['_LINEAGEJOIN']._serialized_end=391
+  _globals['_LINEAGECOUNT']._serialized_start=393
+  _globals['_LINEAGECOUNT']._serialized_end=464
+  _globals['_IMPACT']._serialized_start=467
+  _globals['_IMPACT']._serialized_end=633
+  _globals['_LINEAGEEDGE']._serialized_start=635
+  _globals['_LINEAGEEDGE']._serialized_end=760
+  _globals['_GETLINEAGEREQUEST']._serialized_start=763
+  _globals['_GETLINEAGEREQUEST']._serialized_end=1013
+  _globals['_GETIMPACTREQUEST']._serialized_start=1015
+  _globals['_GETIMPACTREQUEST']._serialized_end=1134
+  _globals['_LINEAGESERVICE']._serialized_start=1778
+  _globals['_LINEAGESERVICE']._serialized_end=2012
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ Lineage: which exact versions came from which."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -31,6 +32,8 @@ class _LineageDirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Line
     """To what the node came from."""
     LINEAGE_DIRECTION_DOWNSTREAM: _LineageDirection.ValueType  # 2
     """To what came from the node."""
+    LINEAGE_DIRECTION_BOTH: _LineageDirection.ValueType  # 3
+    """Both ways from each node, which comes to whatever is connected."""
 
 class LineageDirection(_LineageDirection, metaclass=_LineageDirectionEnumTypeWrapper):
     """Which way to walk."""
@@ -41,7 +44,53 @@ LINEAGE_DIRECTION_UPSTREAM: LineageDirection.ValueType  # 1
 """To what the node came from."""
 LINEAGE_DIRECTION_DOWNSTREAM: LineageDirection.ValueType  # 2
 """To what came from the node."""
+LINEAGE_DIRECTION_BOTH: LineageDirection.ValueType  # 3
+"""Both ways from each node, which comes to whatever is connected."""
 Global___LineageDirection: _TypeAlias = LineageDirection  # noqa: Y015
+
+class _LineageNodeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LineageNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineageNodeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINEAGE_NODE_KIND_UNSPECIFIED: _LineageNodeKind.ValueType  # 0
+    """Never a choice; sent for a name of no kind that this version knows."""
+    LINEAGE_NODE_KIND_RUN: _LineageNodeKind.ValueType  # 1
+    """A run."""
+    LINEAGE_NODE_KIND_STEP_ATTEMPT: _LineageNodeKind.ValueType  # 2
+    """An attempt of a step of a run."""
+    LINEAGE_NODE_KIND_ARTIFACT: _LineageNodeKind.ValueType  # 3
+    """An artifact by its content, whichever runs wrote it."""
+    LINEAGE_NODE_KIND_DATASET_VERSION: _LineageNodeKind.ValueType  # 4
+    """A version of a dataset."""
+    LINEAGE_NODE_KIND_PIPELINE_SPEC: _LineageNodeKind.ValueType  # 5
+    """A pipeline spec."""
+    LINEAGE_NODE_KIND_ENVIRONMENT_LOCK: _LineageNodeKind.ValueType  # 6
+    """An environment lock."""
+    LINEAGE_NODE_KIND_COMMIT: _LineageNodeKind.ValueType  # 7
+    """A commit of a repository."""
+
+class LineageNodeKind(_LineageNodeKind, metaclass=_LineageNodeKindEnumTypeWrapper):
+    """What a node is."""
+
+LINEAGE_NODE_KIND_UNSPECIFIED: LineageNodeKind.ValueType  # 0
+"""Never a choice; sent for a name of no kind that this version knows."""
+LINEAGE_NODE_KIND_RUN: LineageNodeKind.ValueType  # 1
+"""A run."""
+LINEAGE_NODE_KIND_STEP_ATTEMPT: LineageNodeKind.ValueType  # 2
+"""An attempt of a step of a run."""
+LINEAGE_NODE_KIND_ARTIFACT: LineageNodeKind.ValueType  # 3
+"""An artifact by its content, whichever runs wrote it."""
+LINEAGE_NODE_KIND_DATASET_VERSION: LineageNodeKind.ValueType  # 4
+"""A version of a dataset."""
+LINEAGE_NODE_KIND_PIPELINE_SPEC: LineageNodeKind.ValueType  # 5
+"""A pipeline spec."""
+LINEAGE_NODE_KIND_ENVIRONMENT_LOCK: LineageNodeKind.ValueType  # 6
+"""An environment lock."""
+LINEAGE_NODE_KIND_COMMIT: LineageNodeKind.ValueType  # 7
+"""A commit of a repository."""
+Global___LineageNodeKind: _TypeAlias = LineageNodeKind  # noqa: Y015
 
 class _LineageRelation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -84,15 +133,24 @@ class Lineage(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    JOINS_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """Whether max_depth or max_nodes left something out."""
+    """Whether max_depth, max_nodes or a bound of the server left something out: 100,000 edges read for one level, or
+    100,000 nodes walked.
+    """
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
-        """The nodes, ordered by depth and name; the first is the start."""
+        """The nodes, ordered by depth and name; without kinds, those to start at come first."""
 
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageEdge]:
         """The edges between these nodes that the walk took, ordered by subject, relation and object."""
+
+    @_builtins.property
+    def joins(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageJoin]:
+        """The steps of the walk that are no edges: from a dataset version to the artifact of the same content, or back.
+        Ordered by dataset version.
+        """
 
     def __init__(
         self,
@@ -100,10 +158,11 @@ class Lineage(_message.Message):
         nodes: _abc.Iterable[Global___LineageNode] | None = ...,
         edges: _abc.Iterable[Global___LineageEdge] | None = ...,
         truncated: _builtins.bool = ...,
+        joins: _abc.Iterable[Global___LineageJoin] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "joins", b"joins", "nodes", b"nodes", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,23 +176,127 @@ class LineageNode(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Full resource name."""
     depth: _builtins.int
-    """Edges between it and the start, by the shortest way."""
+    """Edges and joins between it and the nearest start, by the shortest way."""
+    kind: Global___LineageNodeKind.ValueType
+    """What it is."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         depth: _builtins.int = ...,
+        kind: Global___LineageNodeKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "kind", b"kind", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LineageNode: _TypeAlias = LineageNode  # noqa: Y015
+
+@_typing.final
+class LineageJoin(_message.Message):
+    """A dataset version and an artifact of the same content. Nobody writes it down: it follows from the digests, of a
+    version that is registered and an artifact that some attempt wrote. The version is downstream of the artifact.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_VERSION_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    dataset_version: _builtins.str
+    """Full resource name of the dataset version."""
+    artifact: _builtins.str
+    """Full resource name of the artifact."""
+    def __init__(
+        self,
+        *,
+        dataset_version: _builtins.str = ...,
+        artifact: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "dataset_version", b"dataset_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageJoin: _TypeAlias = LineageJoin  # noqa: Y015
+
+@_typing.final
+class LineageCount(_message.Message):
+    """How many nodes of a kind there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: Global___LineageNodeKind.ValueType
+    """The kind."""
+    count: _builtins.int
+    """At least 1."""
+    def __init__(
+        self,
+        *,
+        kind: Global___LineageNodeKind.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageCount: _TypeAlias = LineageCount  # noqa: Y015
+
+@_typing.final
+class Impact(_message.Message):
+    """What is downstream of a node, without the node itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """Whether max_nodes left out runs or artifacts, or the counts are partial."""
+    partial: _builtins.bool
+    """Whether the walk ended at a bound of the server, so that the counts are the least there are: 100,000 edges read
+    for one level, 100,000 nodes, or 1,000 levels.
+    """
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageCount]:
+        """For each kind that was reached, how many nodes; ordered by kind."""
+
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
+        """The runs, ordered by depth and name. One that was reached only by an attempt of it is one deeper than that."""
+
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
+        """The artifacts, ordered by depth and name."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___LineageCount] | None = ...,
+        runs: _abc.Iterable[Global___LineageNode] | None = ...,
+        artifacts: _abc.Iterable[Global___LineageNode] | None = ...,
+        truncated: _builtins.bool = ...,
+        partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "counts", b"counts", "partial", b"partial", "runs", b"runs", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Impact: _TypeAlias = Impact  # noqa: Y015
 
 @_typing.final
 class LineageEdge(_message.Message):
@@ -183,6 +346,9 @@ class GetLineageRequest(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     MAX_DEPTH_FIELD_NUMBER: _builtins.int
     MAX_NODES_FIELD_NUMBER: _builtins.int
+    MORE_NODES_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     node: _builtins.str
@@ -193,6 +359,18 @@ class GetLineageRequest(_message.Message):
     """How far to walk: 0 means 100; at most 1,000."""
     max_nodes: _builtins.int
     """How many nodes to return: 0 means 1,000; at most 10,000."""
+    @_builtins.property
+    def more_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """More nodes to start at, at most 100: full resource names."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___LineageNodeKind.ValueType]:
+        """Only nodes of these kinds are returned, and counted for max_nodes; the walk goes through all. Empty means all."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Only what was written at this time or before, by the times of the audit entries; absent means all."""
+
     def __init__(
         self,
         *,
@@ -201,11 +379,50 @@ class GetLineageRequest(_message.Message):
         direction: Global___LineageDirection.ValueType = ...,
         max_depth: _builtins.int = ...,
         max_nodes: _builtins.int = ...,
+        more_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _abc.Iterable[Global___LineageNodeKind.ValueType] | None = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "max_depth", b"max_depth", "max_nodes", b"max_nodes", "node", b"node", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "direction", b"direction", "kinds", b"kinds", "max_depth", b"max_depth", "max_nodes", b"max_nodes", "more_nodes", b"more_nodes", "node", b"node", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLineageRequest: _TypeAlias = GetLineageRequest  # noqa: Y015
+
+@_typing.final
+class GetImpactRequest(_message.Message):
+    """Request of GetImpact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    MAX_NODES_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    node: _builtins.str
+    """Where to start: a full resource name."""
+    max_nodes: _builtins.int
+    """How many runs to return, and how many artifacts: 0 means 1,000; at most 10,000."""
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Only what was written at this time or before, by the times of the audit entries; absent means all."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        max_nodes: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "max_nodes", b"max_nodes", "node", b"node", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImpactRequest: _TypeAlias = GetImpactRequest  # noqa: Y015

@@ -40,6 +40,11 @@ class LineageServiceStub(object):
                 request_serializer=animus_dot_v1_dot_lineage__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_lineage__pb2.Lineage.FromString,
                 _registered_method=True)
+        self.GetImpact = channel.unary_unary(
+                '/animus.v1.LineageService/GetImpact',
+                request_serializer=animus_dot_v1_dot_lineage__pb2.GetImpactRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_lineage__pb2.Impact.FromString,
+                _registered_method=True)
 
 
 class LineageServiceServicer(object):
@@ -47,12 +52,21 @@ class LineageServiceServicer(object):
     """
 
     def GetLineage(self, request, context):
-        """Walks the lineage from one node.
+        """Walks the lineage from one node, or several.
 
         Nodes are full resource names: `projects/<p>/datasets/<d>/versions/<digest>`, `projects/<p>/runs/<id>`,
         `projects/<p>/runs/<id>/steps/<step>/attempts/<n>`, `projects/<p>/artifacts/<digest>`,
         `projects/<p>/environmentLocks/<digest>`, `projects/<p>/pipelineSpecs/<digest>` and
-        `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when no edge touches the node.
+        `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches a node to start at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImpact(self, request, context):
+        """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+
+        A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +79,11 @@ def add_LineageServiceServicer_to_server(servicer, server):
                     servicer.GetLineage,
                     request_deserializer=animus_dot_v1_dot_lineage__pb2.GetLineageRequest.FromString,
                     response_serializer=animus_dot_v1_dot_lineage__pb2.Lineage.SerializeToString,
+            ),
+            'GetImpact': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImpact,
+                    request_deserializer=animus_dot_v1_dot_lineage__pb2.GetImpactRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_lineage__pb2.Impact.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +114,33 @@ class LineageService(object):
             '/animus.v1.LineageService/GetLineage',
             animus_dot_v1_dot_lineage__pb2.GetLineageRequest.SerializeToString,
             animus_dot_v1_dot_lineage__pb2.Lineage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImpact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.LineageService/GetImpact',
+            animus_dot_v1_dot_lineage__pb2.GetImpactRequest.SerializeToString,
+            animus_dot_v1_dot_lineage__pb2.Impact.FromString,
             options,
             channel_credentials,
             insecure,

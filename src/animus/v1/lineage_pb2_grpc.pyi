@@ -34,12 +34,17 @@ class LineageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LineageServiceAsyncStub: ...
     GetLineage: _grpc.UnaryUnaryMultiCallable[_lineage_pb2.GetLineageRequest, _lineage_pb2.Lineage]
-    """Walks the lineage from one node.
+    """Walks the lineage from one node, or several.
 
     Nodes are full resource names: `projects/<p>/datasets/<d>/versions/<digest>`, `projects/<p>/runs/<id>`,
     `projects/<p>/runs/<id>/steps/<step>/attempts/<n>`, `projects/<p>/artifacts/<digest>`,
     `projects/<p>/environmentLocks/<digest>`, `projects/<p>/pipelineSpecs/<digest>` and
-    `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when no edge touches the node.
+    `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches a node to start at.
+    """
+    GetImpact: _grpc.UnaryUnaryMultiCallable[_lineage_pb2.GetImpactRequest, _lineage_pb2.Impact]
+    """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+
+    A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node.
     """
 
 @_typing.type_check_only
@@ -48,12 +53,17 @@ class LineageServiceAsyncStub(LineageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLineage: _aio.UnaryUnaryMultiCallable[_lineage_pb2.GetLineageRequest, _lineage_pb2.Lineage]  # type: ignore[assignment]
-    """Walks the lineage from one node.
+    """Walks the lineage from one node, or several.
 
     Nodes are full resource names: `projects/<p>/datasets/<d>/versions/<digest>`, `projects/<p>/runs/<id>`,
     `projects/<p>/runs/<id>/steps/<step>/attempts/<n>`, `projects/<p>/artifacts/<digest>`,
     `projects/<p>/environmentLocks/<digest>`, `projects/<p>/pipelineSpecs/<digest>` and
-    `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when no edge touches the node.
+    `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches a node to start at.
+    """
+    GetImpact: _aio.UnaryUnaryMultiCallable[_lineage_pb2.GetImpactRequest, _lineage_pb2.Impact]  # type: ignore[assignment]
+    """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+
+    A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node.
     """
 
 class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,12 +75,23 @@ class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lineage_pb2.GetLineageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lineage_pb2.Lineage, _abc.Awaitable[_lineage_pb2.Lineage]]:
-        """Walks the lineage from one node.
+        """Walks the lineage from one node, or several.
 
         Nodes are full resource names: `projects/<p>/datasets/<d>/versions/<digest>`, `projects/<p>/runs/<id>`,
         `projects/<p>/runs/<id>/steps/<step>/attempts/<n>`, `projects/<p>/artifacts/<digest>`,
         `projects/<p>/environmentLocks/<digest>`, `projects/<p>/pipelineSpecs/<digest>` and
-        `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when no edge touches the node.
+        `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches a node to start at.
+        """
+
+    @_abc_1.abstractmethod
+    def GetImpact(
+        self,
+        request: _lineage_pb2.GetImpactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lineage_pb2.Impact, _abc.Awaitable[_lineage_pb2.Impact]]:
+        """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+
+        A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node.
         """
 
 def add_LineageServiceServicer_to_server(servicer: LineageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
