@@ -202,7 +202,7 @@ def questions(graph: Graph) -> dict[str, tuple[str, list[str], dict[str, Any]]]:
             graph.runs[-1_000:],
             {"direction": up, **WHOLE, **runs_only},
         ),
-        "downstream of a source, to the end or 10,000 nodes": (
+        "downstream of a source, up to 10,000 nodes": (
             "GetLineage",
             graph.sources,
             {"direction": down, **WHOLE},

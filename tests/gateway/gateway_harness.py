@@ -205,6 +205,18 @@ class RawReply:
     body: bytes
 
 
+def _unchunked(data: bytes) -> tuple[bytes, bytes]:
+    """The body that came in chunks, and what follows it; one that was cut short ends where it does."""
+    body = b""
+    while data:
+        size, _, rest = data.partition(b"\r\n")
+        length = int(size, 16)
+        body, data = body + rest[:length], rest[length + 2 :]
+        if not length:
+            break
+    return body, data
+
+
 async def raw_exchange(port: int, request: bytes) -> list[RawReply]:
     """Sends these bytes on a connection of their own, and reads every response until the server closes it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -218,6 +230,8 @@ async def raw_exchange(port: int, request: bytes) -> list[RawReply]:
         head, _, rest = received.partition(b"\r\n\r\n")
         text = head.decode("latin-1").lower()
         length = next((int(line.split(":")[1]) for line in text.splitlines() if line.startswith("content-length")), 0)
-        replies.append(RawReply(int(text.split(" ")[1]), text, rest[:length]))
-        received = rest[length:]
+        body, received = rest[:length], rest[length:]
+        if "transfer-encoding: chunked" in text:
+            body, received = _unchunked(rest)
+        replies.append(RawReply(int(text.split(" ")[1]), text, body))
     return replies

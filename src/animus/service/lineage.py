@@ -94,6 +94,8 @@ async def _walk(view: View, walk: Walk, direction: LineageDirection, max_depth: 
     starts = walk.frontier
     both = direction is LineageDirection.BOTH
     while walk.frontier:
+        if walk.depth == max_depth and walk.truncated:  # no more can be said
+            break
         if walk.depth == max_depth and not both:  # no link of the frontier was taken: one is enough to know of
             walk.truncated |= await view.leads_on(walk.frontier, direction, as_of_time)
             break
