@@ -59,10 +59,12 @@ async def test_no_path_or_query_makes_the_gateway_fail(
 @FUZZ
 @given(route=st.sampled_from([route for route in ROUTES if route.body]), value=values)
 async def test_no_body_makes_the_gateway_fail(running_stack: Stack, route: Route, value: object) -> None:
-    """Any JSON-like text on any route that takes a body."""
+    """Any JSON-like text on any route that takes a body. A stream answers with bytes of its own where it answers well."""
     path = "/" + "/".join(part if isinstance(part, str) else "x" for part in route.segments)
     path += f":{route.verb}" if route.verb else ""
-    check(*await exchange(running_stack, "POST", path, json.dumps(value).encode()), "POST")
+    status, body = await exchange(running_stack, "POST", path, json.dumps(value).encode())
+    if not (route.rpc.server_streaming and status == 200):
+        check(status, body, "POST")
 
 
 GOOD = json.dumps({"requestId": "k", "runSpec": {"apiVersion": "é", "commit": {"sha": "0"}}, "labels": []}).encode()
