@@ -59,7 +59,7 @@ async def test_no_path_or_query_makes_the_gateway_fail(
 @FUZZ
 @given(route=st.sampled_from([route for route in ROUTES if route.body]), value=values)
 async def test_no_body_makes_the_gateway_fail(running_stack: Stack, route: Route, value: object) -> None:
-    """Any JSON-like text on any route that takes a body. A stream answers with bytes of its own where it answers well."""
+    """Any JSON-like text on any route that takes a body. A stream that goes well has bytes of its own."""
     path = "/" + "/".join(part if isinstance(part, str) else "x" for part in route.segments)
     path += f":{route.verb}" if route.verb else ""
     status, body = await exchange(running_stack, "POST", path, json.dumps(value).encode())
