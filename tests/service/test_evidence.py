@@ -16,6 +16,7 @@ from animus.v1 import audit_pb2, evidence_pb2, log_pb2, project_pb2
 from service.bundles import export, exported, finished_run, unzipped
 from service.conftest import Failure, Server
 from service.requests import TWO, dataset
+from service.shared import held
 
 RUN_FILES = {
     "data/attestations/admission.dsse.json",
@@ -192,7 +193,7 @@ async def test_what_was_altered_is_not_handed_out(damage: str, server: Server, s
     """The stream ends with an error that says what is damaged: no whole bundle of it is made."""
     run_id = await finished_run(server)
     whole = await exported(server.admin, export(run_id))
-    await server.published("p")  # what is altered in the queue never gets an index, and an export would wait for it
+    await server.published("p")
     await superuser.exec_driver_sql("SET session_replication_role = replica")
     for table in ("audit_entry", "run_event", "metric", "execution_plan", "dataset_version", "log_leaf"):
         await superuser.exec_driver_sql(f"ALTER TABLE animus.{table} DISABLE TRIGGER ALL")
@@ -201,6 +202,28 @@ async def test_what_was_altered_is_not_handed_out(damage: str, server: Server, s
         await exported(server.admin, export(run_id))
     assert (found.value.code, found.value.reason) == ("DATA_LOSS", "LOG_DAMAGED")
     assert whole
+
+
+async def test_an_entry_in_quarantine_is_waited_for_by_no_export(
+    server: Server, superuser: AsyncConnection, tmp_path: Path
+) -> None:
+    """It was altered before it had an index, and has none: the bundle has all others."""
+    async with held(server):
+        await server.admin("CreateDataset", dataset("p", "altered"))
+        await superuser.exec_driver_sql("ALTER TABLE animus.audit_entry DISABLE TRIGGER ALL")
+        altered = await superuser.exec_driver_sql(
+            "UPDATE animus.audit_entry SET document = convert_to(replace(convert_from(document, 'UTF8'),"
+            " '/altered', '/another'), 'UTF8') WHERE resource LIKE '%%/altered'"
+        )
+        assert altered.rowcount == 1
+        await server.admin("CreateDataset", dataset("p", "sound"))
+    folder = unzipped(await exported(server.admin, export()), tmp_path)
+    (entries,) = folder.glob("data/entries/*")
+    named = [json.loads(line)["resource"] for line in entries.read_bytes().splitlines()]
+    assert "projects/p/datasets/sound" in named
+    assert not any("altered" in each or "another" in each for each in named)
+    log = await server.admin("GetLog", log_pb2.GetLogRequest(project_id="p"))
+    assert any("quarantined" in problem for problem in log.problems)
 
 
 async def test_a_bundle_is_of_its_own_project(server: Server) -> None:

@@ -1,6 +1,7 @@
 """EvidenceService: bundles that an auditor checks offline."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -25,6 +26,7 @@ from animus.v1 import evidence_pb2 as pb
 ZIP = "application/zip"
 MAX_KNOWN_SIZES = 16
 WAIT_SECONDS = 30  # for a checkpoint that covers what was committed before the call
+LOOK_SECONDS = 1.0  # after which it is asked again what that is
 
 
 class EvidenceService:
@@ -50,10 +52,7 @@ class EvidenceService:
         """Streams a bundle, after it was recorded what it covers."""
         _check(request)
         if not request.size:
-            size = await self.work.read(request.project_id, lambda view: view.log.size())
-            self.publish_soon()
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self.growth.wait_published(request.project_id, size.size + size.queued)
+            await self._wait_published(request.project_id)
 
         async def decide(view: View) -> Change:
             value = await self._cover(view, request)
@@ -78,6 +77,19 @@ class EvidenceService:
             raise invalid("offset", f"is {skip} bytes beyond the end of the bundle")
         if not sent:  # so that the answer has a type
             yield httpbody_pb2.HttpBody(content_type=ZIP)
+
+    async def _wait_published(self, project_id: str) -> None:
+        """Returns when all that is committed now is in a checkpoint, but for entries that are quarantined meanwhile."""
+        wanted = MAX_SIZE
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                size = await self.work.read(project_id, lambda view: view.log.size())
+                wanted = min(wanted, size.size + size.queued)  # one that goes into quarantine gets no index
+                self.publish_soon()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self.growth.wait_published(project_id, wanted)
+                    return
 
     async def _cover(self, view: View, request: pb.ExportEvidenceRequest) -> Evidence:
         """What the bundle is of, as things stand."""

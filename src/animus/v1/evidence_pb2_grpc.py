@@ -52,7 +52,8 @@ class EvidenceServiceServicer(object):
 
         The export is a change like any other: it is audited, with what it covers as its record. The same call with the same
         request_id, at any time, streams the same bytes, from `offset` on: so a download that broke off goes on. Waits, when
-        no size is given, until everything that was committed before the call is in a checkpoint. Errors: `RUN_UNKNOWN`;
+        no size is given, until everything that was committed before the call is in a checkpoint; an entry in quarantine has
+        no place in the log, and is in no bundle: GetLog names it. Errors: `RUN_UNKNOWN`;
         `CHECKPOINT_UNKNOWN`; `FIELD_INVALID`, also for a size that does not cover what is asked for and for an offset beyond
         the end; `LOG_DAMAGED`, in the middle of the stream too, where what is stored is not what was logged.
         """
