@@ -1,12 +1,17 @@
 """The command, run in this process with a home of the test's own."""
 
+import asyncio
 import json
-from collections.abc import Callable
+import os
+import secrets
+import sys
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from service.conftest import Server
 from typer.testing import CliRunner
 
 from animus.cli import app
@@ -27,6 +32,34 @@ class Done:
 
 
 Animus = Callable[..., Done]
+Command = Callable[..., Coroutine[Any, Any, Done]]
+
+
+def command(server: Server, token: str, folder: Path, *words: str, project: str = "p", **more: str) -> Command:
+    """Runs `animus` with these first words, in a process of its own, by a token; its state is in `folder`."""
+    file = folder / f"{secrets.token_hex(4)}.token"
+    file.write_text(token)
+    environment = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XDG_STATE_HOME": str(folder / "state"),
+        "ANIMUS_ADDRESS": server.running.grpc,
+        "ANIMUS_PROJECT": project,
+        "ANIMUS_TOKEN_FILE": str(file),
+        **more,
+    }
+
+    async def run(*arguments: object) -> Done:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "animus.cli", *words, *map(str, arguments)),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return Done(process.returncode, out.decode(), err.decode())
+
+    return run
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """`animus dataset`: digests without a server, then versions and verifications on the real one."""
 
-import asyncio
 import hashlib
-import os
 import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from service.conftest import Caller, Server
+from service.conftest import Server
 from service.requests import TWO, dataset, version
 from service.shared import served
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,9 +17,7 @@ from animus.sdk.hashing import content
 from animus.sdk.receipts import Kept, ReceiptStore
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import audit_pb2, dataset_pb2
-from cli.conftest import Animus, Done
-
-Run = Callable[..., Coroutine[Any, Any, Done]]
+from cli.conftest import Animus, Command, command
 
 
 @pytest.fixture(scope="module")
@@ -37,34 +32,9 @@ async def server(
 
 
 @pytest.fixture
-async def run(server: Server, tmp_path: Path) -> Run:
+async def run(server: Server, tmp_path: Path) -> Command:
     """Runs `animus dataset` in a process of its own, as an operator of the project."""
-    return _as(server, await server.caller("p", "operator"), tmp_path)
-
-
-def _as(server: Server, caller: Caller, folder: Path) -> Run:
-    token = folder / f"{caller.token[-8:]}.token"
-    token.write_text(caller.token)
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "ANIMUS_ADDRESS": server.running.grpc,
-        "ANIMUS_PROJECT": "p",
-        "ANIMUS_TOKEN_FILE": str(token),
-    }
-
-    async def run(*arguments: object) -> Done:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "animus.cli", "dataset", *map(str, arguments)),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
-
-    return run
+    return command(server, (await server.caller("p", "operator")).token, tmp_path, "dataset")
 
 
 @pytest.fixture
@@ -78,7 +48,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-async def registered(run: Run, data: Path) -> str:
+async def registered(run: Command, data: Path) -> str:
     """Registers the folder; the content digest."""
     done = await run("register", "data", data, "--media-type", "text/csv")
     assert done.code == 0, done
@@ -143,7 +113,7 @@ def test_a_column_without_a_type_is_refused_before_any_call(animus: Animus, data
 # With a server.
 
 
-async def test_the_same_content_is_the_same_version(run: Run, server: Server, data: Path, tmp_path: Path) -> None:
+async def test_the_same_content_is_the_same_version(run: Command, server: Server, data: Path, tmp_path: Path) -> None:
     """Registered twice, from two copies: one version, with its columns in their order; a receipt is kept of each."""
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
@@ -164,7 +134,7 @@ async def test_the_same_content_is_the_same_version(run: Run, server: Server, da
     assert (other.code, len(other.err.splitlines())) == (5, 1), other
 
 
-async def test_a_whole_copy_matches_and_that_is_on_record(run: Run, server: Server, data: Path) -> None:
+async def test_a_whole_copy_matches_and_that_is_on_record(run: Command, server: Server, data: Path) -> None:
     """Exit code 0, a line, and a record with the place; the copy's path is it unless another is given."""
     digest = await registered(run, data)
     copy = data.parent / "a copy"
@@ -184,7 +154,7 @@ async def test_a_whole_copy_matches_and_that_is_on_record(run: Run, server: Serv
 
 
 async def test_a_copy_that_differs_is_told_by_its_files_and_that_is_on_record(
-    run: Run, server: Server, data: Path
+    run: Command, server: Server, data: Path
 ) -> None:
     """Exit code 7; what is missing, extra and of other bytes, by path; recorded as not matched."""
     digest = await registered(run, data)
@@ -206,7 +176,7 @@ async def test_a_copy_that_differs_is_told_by_its_files_and_that_is_on_record(
     assert (newest.matched, newest.found_digest) == (False, found.digest)
 
 
-async def test_twenty_differences_are_named_and_the_rest_counted(run: Run, data: Path) -> None:
+async def test_twenty_differences_are_named_and_the_rest_counted(run: Command, data: Path) -> None:
     """The first by path; as JSON too."""
     digest = await registered(run, data)
     for index in range(25):
@@ -218,7 +188,7 @@ async def test_twenty_differences_are_named_and_the_rest_counted(run: Run, data:
     assert (len(told.json["differences"]), told.json["differenceCount"]) == (20, 25)
 
 
-async def test_a_file_and_a_folder_are_told_apart(run: Run, server: Server, data: Path) -> None:
+async def test_a_file_and_a_folder_are_told_apart(run: Command, server: Server, data: Path) -> None:
     """A version of a single file matches its file alone."""
     alone = data / "a.csv"
     digest = await registered(run, alone)
@@ -231,7 +201,7 @@ async def test_a_file_and_a_folder_are_told_apart(run: Run, server: Server, data
     assert [each.matched for each in await verifications(server, digest)] == [False, False, True]
 
 
-async def test_a_copy_without_a_digest_is_not_recorded(run: Run, server: Server, data: Path) -> None:
+async def test_a_copy_without_a_digest_is_not_recorded(run: Command, server: Server, data: Path) -> None:
     """A link in it, and a copy that is not there."""
     digest = await registered(run, data)
     (data / "link").symlink_to("a.csv")
@@ -242,7 +212,7 @@ async def test_a_copy_without_a_digest_is_not_recorded(run: Run, server: Server,
     assert not await verifications(server, digest)
 
 
-async def test_a_request_id_makes_a_repeated_command_one_record(run: Run, server: Server, data: Path) -> None:
+async def test_a_request_id_makes_a_repeated_command_one_record(run: Command, server: Server, data: Path) -> None:
     """The same id answers with the same record."""
     digest = await registered(run, data)
     told = [await run("verify", "data", digest, data, "--request-id", "once", "--json") for _ in range(2)]
@@ -250,10 +220,10 @@ async def test_a_request_id_makes_a_repeated_command_one_record(run: Run, server
     assert len(await verifications(server, digest)) == 1
 
 
-async def test_what_is_refused_is_one_line_and_a_code(run: Run, server: Server, data: Path, tmp_path: Path) -> None:
+async def test_what_is_refused_is_one_line_and_a_code(run: Command, server: Server, data: Path, tmp_path: Path) -> None:
     """2 for what cannot be, 3 for what is not there, 4 for who may not; before the data is read."""
     await server.admin("RegisterDatasetVersion", version(digest=TWO))
-    viewer = _as(server, await server.caller("p", "viewer"), tmp_path)
+    viewer = command(server, (await server.caller("p", "viewer")).token, tmp_path, "dataset")
     nowhere = tmp_path / "nowhere"
     csv = ("--media-type", "text/csv")
     for done, code, said in (

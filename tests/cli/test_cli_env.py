@@ -1,12 +1,9 @@
 """`animus env`: locks are made of files, registered at a real server, shown and compared."""
 
-import asyncio
 import json
-import os
 import platform
 import re
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,7 @@ from animus.sdk import running_environment
 from animus.sdk.receipts import Kept, ReceiptStore
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import environment_pb2
-from cli.conftest import Animus, Done
-
-Env = Callable[..., Coroutine[Any, Any, Done]]
+from cli.conftest import Animus, Command, command
 
 FILES = Path(__file__).parents[1] / "vectors" / "lock_files"
 EXPECTED: dict[str, Any] = json.loads((FILES / "expected.json").read_text())
@@ -43,32 +38,9 @@ async def server(
 
 
 @pytest.fixture
-async def env(server: Server, tmp_path: Path) -> Env:
+async def env(server: Server, tmp_path: Path) -> Command:
     """Runs `animus env` in a process of its own, as an operator of the project."""
-    operator = await server.caller("p", "operator")
-    token = tmp_path / "operator.token"
-    token.write_text(operator.token)
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "ANIMUS_ADDRESS": server.running.grpc,
-        "ANIMUS_PROJECT": "p",
-        "ANIMUS_TOKEN_FILE": str(token),
-        "PATH": str(tmp_path),
-    }
-
-    async def run(*arguments: object) -> Done:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "animus.cli", "env", *map(str, arguments)),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
-
-    return run
+    return command(server, (await server.caller("p", "operator")).token, tmp_path, "env", PATH=str(tmp_path))
 
 
 def locked(animus: Animus, name: str, output: Path, *options: object) -> str:
@@ -212,7 +184,7 @@ def test_what_is_no_lock_is_not_compared(animus: Animus, tmp_path: Path) -> None
 # At a server.
 
 
-async def test_a_lock_is_registered_and_shown(env: Env, server: Server, animus: Animus, tmp_path: Path) -> None:
+async def test_a_lock_is_registered_and_shown(env: Command, server: Server, animus: Animus, tmp_path: Path) -> None:
     """The digest is printed and a receipt kept; the server has the lock, and shows it as it was written."""
     file = tmp_path / "lock.json"
     digest = locked(animus, "requirements.txt", file, "--image", IMAGE, "--accelerator", "t4:2:1.0")
@@ -236,7 +208,7 @@ async def test_a_lock_is_registered_and_shown(env: Env, server: Server, animus: 
     assert (await env("show", digest, "--json")).json == json.loads(file.read_text())
 
 
-async def test_a_registered_lock_is_compared_with_a_file(env: Env, animus: Animus, tmp_path: Path) -> None:
+async def test_a_registered_lock_is_compared_with_a_file(env: Command, animus: Animus, tmp_path: Path) -> None:
     """Digests and files stand on either side."""
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     first, second = locked(animus, "uv.lock", one), locked(animus, "freeze.txt", two)
@@ -250,7 +222,7 @@ async def test_a_registered_lock_is_compared_with_a_file(env: Env, animus: Animu
     assert len({done.out for done in outs}) == 1
 
 
-async def test_a_request_id_makes_a_repeated_command_one_change(env: Env, animus: Animus, tmp_path: Path) -> None:
+async def test_a_request_id_makes_a_repeated_command_one_change(env: Command, animus: Animus, tmp_path: Path) -> None:
     """The same id and lock answer as before; with another lock the id is taken."""
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     digest = locked(animus, "poetry.lock", one)
@@ -260,7 +232,7 @@ async def test_a_request_id_makes_a_repeated_command_one_change(env: Env, animus
     assert (await env("register", two, "--request-id", "once")).code == 5
 
 
-async def test_what_is_refused_is_one_line_and_a_code(env: Env, animus: Animus, tmp_path: Path) -> None:
+async def test_what_is_refused_is_one_line_and_a_code(env: Command, animus: Animus, tmp_path: Path) -> None:
     """2 for what is no lock or digest, 3 for a lock that is not there, 1 for a file that cannot be read."""
     one = tmp_path / "one.json"
     locked(animus, "uv.lock", one)

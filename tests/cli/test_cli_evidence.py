@@ -3,11 +3,9 @@
 import asyncio
 import io
 import json
-import os
-import sys
 import warnings
 import zipfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,7 @@ from animus.sdk.evidence import download, unpack
 from animus.sdk.files import Unreadable
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import evidence_pb2, evidence_pb2_grpc, log_pb2
-from cli.conftest import Done
-
-Evidence = Callable[..., Coroutine[Any, Any, Done]]
+from cli.conftest import Command, command
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +39,9 @@ async def run_id(server: Server) -> str:
 
 
 @pytest.fixture
-async def evidence(server: Server, tmp_path: Path) -> Evidence:
+async def evidence(server: Server, tmp_path: Path) -> Command:
     """Runs `animus evidence` in a process of its own, as an auditor of the project."""
-    auditor = await server.caller("p", "auditor")
-    token = tmp_path / "auditor.token"
-    token.write_text(auditor.token)
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "ANIMUS_ADDRESS": server.running.grpc,
-        "ANIMUS_PROJECT": "p",
-        "ANIMUS_TOKEN_FILE": str(token),
-    }
-
-    async def run(*arguments: object) -> Done:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "animus.cli", "evidence", *map(str, arguments)),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
-
-    return run
+    return command(server, (await server.caller("p", "auditor")).token, tmp_path, "evidence")
 
 
 @pytest.fixture
@@ -78,7 +53,7 @@ async def key(server: Server, tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_run_is_exported_shown_and_verified(evidence: Evidence, run_id: str, key: Path, tmp_path: Path) -> None:
+async def test_a_run_is_exported_shown_and_verified(evidence: Command, run_id: str, key: Path, tmp_path: Path) -> None:
     """As a file and as a folder; later with the head that was kept."""
     bundle = tmp_path / "run.zip"
     done = await evidence("export", "--run", run_id, "--output", bundle)
@@ -108,7 +83,7 @@ async def test_a_run_is_exported_shown_and_verified(evidence: Evidence, run_id: 
     assert f"run {run_id} of project p" in (await evidence("show", folder)).out
 
 
-async def test_a_log_is_exported_and_verified(evidence: Evidence, run_id: str, key: Path, tmp_path: Path) -> None:
+async def test_a_log_is_exported_and_verified(evidence: Command, run_id: str, key: Path, tmp_path: Path) -> None:
     """From an index on."""
     bundle = tmp_path / "log.zip"
     assert (await evidence("export", "--first", 3, "--output", bundle)).code == 0
@@ -117,7 +92,7 @@ async def test_a_log_is_exported_and_verified(evidence: Evidence, run_id: str, k
     assert verified.code == 0, verified
 
 
-async def test_what_cannot_be_done_is_one_line(evidence: Evidence, run_id: str, tmp_path: Path) -> None:
+async def test_what_cannot_be_done_is_one_line(evidence: Command, run_id: str, tmp_path: Path) -> None:
     """With the exit code of its kind, and no file left behind."""
     there = tmp_path / "there"
     there.write_text("")

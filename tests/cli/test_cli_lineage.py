@@ -1,11 +1,7 @@
 """`animus lineage` against the real server: trees, tables, JSON, short names, and what is refused."""
 
-import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from service.conftest import Server
@@ -17,9 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from animus import cli_lineage
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import lineage_pb2
-from cli.conftest import Done
-
-Lineage = Callable[..., Coroutine[Any, Any, Done]]
+from cli.conftest import Command, command
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +35,12 @@ async def run_id(server: Server) -> str:
 
 
 @pytest.fixture
-async def lineage(server: Server, tmp_path: Path) -> Lineage:
+async def lineage(server: Server, tmp_path: Path) -> Command:
     """Runs `animus lineage` in a process of its own, as a viewer of the project."""
-    viewer = await server.caller("p", "viewer")
-    token = tmp_path / "viewer.token"
-    token.write_text(viewer.token)
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "ANIMUS_ADDRESS": server.running.grpc,
-        "ANIMUS_PROJECT": "p",
-        "ANIMUS_TOKEN_FILE": str(token),
-    }
-
-    async def lineage(*arguments: object) -> Done:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "animus.cli", "lineage", *map(str, arguments)),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
-
-    return lineage
+    return command(server, (await server.caller("p", "viewer")).token, tmp_path, "lineage")
 
 
-async def test_a_node_is_shown_as_a_tree(lineage: Lineage, run_id: str) -> None:
+async def test_a_node_is_shown_as_a_tree(lineage: Command, run_id: str) -> None:
     """What an artifact came from, and what came of a version, each node once below the nearest that leads to it."""
     up = await lineage("show", f"artifacts/{TWO}")
     assert up.code == 0, up
@@ -91,7 +64,7 @@ async def test_a_node_is_shown_as_a_tree(lineage: Lineage, run_id: str) -> None:
     assert "left out" in short.out.splitlines()[1]
 
 
-async def test_kinds_are_shown_as_a_table(lineage: Lineage, run_id: str) -> None:
+async def test_kinds_are_shown_as_a_table(lineage: Command, run_id: str) -> None:
     """Depth, kind and name of each; as JSON the whole answer."""
     done = await lineage("show", f"artifacts/{TWO}", "--kind", "run", "--kind", "dataset-version")
     assert [line.split() for line in done.out.splitlines()] == [
@@ -104,7 +77,7 @@ async def test_kinds_are_shown_as_a_table(lineage: Lineage, run_id: str) -> None
     ]
 
 
-async def test_impact_is_shown_as_counts_and_tables(lineage: Lineage, run_id: str) -> None:
+async def test_impact_is_shown_as_counts_and_tables(lineage: Command, run_id: str) -> None:
     """How many of each kind, then runs and artifacts; nothing is said so."""
     done = await lineage("impact", f"datasets/data/versions/{ONE}")
     assert [line.split() for line in done.out.splitlines()] == [
@@ -122,7 +95,7 @@ async def test_impact_is_shown_as_counts_and_tables(lineage: Lineage, run_id: st
     assert (late.code, "LINEAGE_NODE_UNKNOWN" in late.err or "no edge" in late.err) == (3, True), late
 
 
-async def test_what_cannot_be_asked_is_refused(lineage: Lineage, run_id: str) -> None:
+async def test_what_cannot_be_asked_is_refused(lineage: Command, run_id: str) -> None:
     """A word that is none of the choices, a time that is none, and a node that nothing touches."""
     for arguments, code, said in (
         (["--direction", "sideways"], 2, "upstream, downstream, both"),

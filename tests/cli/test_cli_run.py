@@ -1,14 +1,10 @@
 """`animus run` against the real server: a run is made again, and what came of it is compared."""
 
-import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from service.conftest import Caller, Server
+from service.conftest import Server
 from service.requests import ONE, TWO, planned_run
 from service.shared import served
 from service.test_reproduction import executed, replayed
@@ -17,9 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from animus.sdk.receipts import Kept, ReceiptStore
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import run_pb2
-from cli.conftest import Animus, Done
+from cli.conftest import Animus, Command, command
 
-Run = Callable[..., Coroutine[Any, Any, Done]]
 ABSENT = "0" * 32
 
 
@@ -42,38 +37,13 @@ async def first(server: Server) -> str:
 
 
 @pytest.fixture
-async def run(server: Server, tmp_path: Path) -> Run:
+async def run(server: Server, tmp_path: Path) -> Command:
     """Runs `animus run` in a process of its own, as an operator of the project."""
     operator = await server.caller("p", "operator")
-    return _as(server, operator, tmp_path)
+    return command(server, operator.token, tmp_path, "run")
 
 
-def _as(server: Server, caller: Caller, folder: Path) -> Run:
-    token = folder / f"{caller.token[-8:]}.token"
-    token.write_text(caller.token)
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "ANIMUS_ADDRESS": server.running.grpc,
-        "ANIMUS_PROJECT": "p",
-        "ANIMUS_TOKEN_FILE": str(token),
-    }
-
-    async def run(*arguments: object) -> Done:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "animus.cli", "run", *map(str, arguments)),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
-
-    return run
-
-
-async def test_a_run_is_made_again(run: Run, server: Server, first: str, tmp_path: Path) -> None:
+async def test_a_run_is_made_again(run: Command, server: Server, first: str, tmp_path: Path) -> None:
     """The id of the new run, which replays the other and has the labels; a receipt is kept of it."""
     done = await run("replay", first, "--label", "why=an audit", "--label", "empty=")
     assert done.code == 0, done
@@ -84,7 +54,7 @@ async def test_a_run_is_made_again(run: Run, server: Server, first: str, tmp_pat
     assert [type(line) for line in kept] == [Kept]
 
 
-async def test_a_request_id_makes_a_repeated_command_one_run(run: Run, first: str) -> None:
+async def test_a_request_id_makes_a_repeated_command_one_run(run: Command, first: str) -> None:
     """The same id prints the same run; without one, each command makes its own."""
     told = [await run("replay", first, "--request-id", "once", "--json") for _ in range(2)]
     free = [await run("replay", first) for _ in range(2)]
@@ -93,7 +63,7 @@ async def test_a_request_id_makes_a_repeated_command_one_run(run: Run, first: st
     assert len({told[0].json["runId"], *(done.out.strip() for done in free)}) == 3
 
 
-async def test_a_run_that_made_the_same_is_reproduced(run: Run, server: Server, first: str) -> None:
+async def test_a_run_that_made_the_same_is_reproduced(run: Command, server: Server, first: str) -> None:
     """Exit code 0, the verdict in the first line, and the tables; as JSON the whole answer."""
     again = await replayed(server.admin, first)
     await executed(server.admin, again, attempts=2)
@@ -117,7 +87,7 @@ async def test_a_run_that_made_the_same_is_reproduced(run: Run, server: Server, 
     ]
 
 
-async def test_a_run_that_made_something_else_is_told_with_the_step(run: Run, server: Server, first: str) -> None:
+async def test_a_run_that_made_something_else_is_told_with_the_step(run: Command, server: Server, first: str) -> None:
     """Exit code 7, and the step where they diverged in the first line, as text and as JSON."""
     again = await replayed(server.admin, first)
     await executed(server.admin, again, ONE)
@@ -128,7 +98,7 @@ async def test_a_run_that_made_something_else_is_told_with_the_step(run: Run, se
     assert (told.code, told.json["firstStep"]) == (7, "first")
 
 
-async def test_runs_that_cannot_be_compared_are_told_why(run: Run, server: Server, first: str) -> None:
+async def test_runs_that_cannot_be_compared_are_told_why(run: Command, server: Server, first: str) -> None:
     """Exit code 7 and the reason."""
     made = await run("replay", first)
     done = await run("compare", first, made.out.strip())
@@ -139,9 +109,9 @@ async def test_runs_that_cannot_be_compared_are_told_why(run: Run, server: Serve
     assert ["first/table", "differs", TWO, "-"] in rows
 
 
-async def test_what_is_refused_is_one_line_and_a_code(run: Run, server: Server, first: str, tmp_path: Path) -> None:
+async def test_what_is_refused_is_one_line_and_a_code(run: Command, server: Server, first: str, tmp_path: Path) -> None:
     """2 for what cannot be, 3 for a run that is not there, 4 for who may not."""
-    viewer = _as(server, await server.caller("p", "viewer"), tmp_path)
+    viewer = command(server, (await server.caller("p", "viewer")).token, tmp_path, "run")
     for done, code, said in (
         (await run("compare", first, first), 2, "otherRunId"),
         (await run("replay", "x"), 2, "runId"),

@@ -2,12 +2,9 @@
 
 import asyncio
 import json
-import os
 import secrets
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from service.conftest import Server
@@ -23,9 +20,7 @@ from animus.sdk.source import call
 from animus.sdk.witness import Witness
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import dataset_pb2_grpc, log_pb2
-from cli.conftest import Done
-
-Run = Callable[..., Coroutine[Any, Any, Done]]
+from cli.conftest import Command, command
 
 
 @pytest.fixture(scope="module")
@@ -57,31 +52,10 @@ async def grown(server: Server) -> Grown:
 
 
 @pytest.fixture
-async def run(server: Server, grown: Grown, tmp_path: Path) -> Run:
+async def run(server: Server, grown: Grown, tmp_path: Path) -> Command:
     """Runs `animus` in a process of its own, as an auditor of that project."""
     auditor = await server.caller(grown.project_id, "auditor")
-    token = tmp_path / "auditor.token"
-    token.write_text(auditor.token)
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "ANIMUS_ADDRESS": server.running.grpc,
-        "ANIMUS_PROJECT": grown.project_id,
-        "ANIMUS_TOKEN_FILE": str(token),
-    }
-
-    async def run(*arguments: object) -> Done:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "animus.cli", *map(str, arguments)),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
-
-    return run
+    return command(server, auditor.token, tmp_path, project=grown.project_id)
 
 
 async def vkey(server: Server, project_id: str) -> str:
@@ -90,7 +64,7 @@ async def vkey(server: Server, project_id: str) -> str:
     return str(log.keys[0].vkey)
 
 
-async def test_a_log_is_verified_as_it_grows(run: Run, server: Server, grown: Grown) -> None:
+async def test_a_log_is_verified_as_it_grows(run: Command, server: Server, grown: Grown) -> None:
     """Over the width of a tile, SIGNED at first and CONSISTENT then, with every checkpoint that was published."""
     key = await vkey(server, grown.project_id)
     first = await run("audit", "verify", "--key", key, "--json")
@@ -103,7 +77,7 @@ async def test_a_log_is_verified_as_it_grows(run: Run, server: Server, grown: Gr
     assert second.json["unverifiedCheckpoints"] == 0
 
 
-async def test_a_log_is_verified_while_it_is_written(run: Run, server: Server, grown: Grown) -> None:
+async def test_a_log_is_verified_while_it_is_written(run: Command, server: Server, grown: Grown) -> None:
     """Changes that come in meanwhile are no contradiction."""
     key = await vkey(server, grown.project_id)
     growing = asyncio.create_task(grown.grow(300))
@@ -113,13 +87,13 @@ async def test_a_log_is_verified_while_it_is_written(run: Run, server: Server, g
     await growing
 
 
-async def test_the_log_of_the_instance_is_verified(run: Run, server: Server, grown: Grown, tmp_path: Path) -> None:
+async def test_the_log_of_the_instance_is_verified(run: Command, server: Server, grown: Grown, tmp_path: Path) -> None:
     """Its leaves are the projects' checkpoints. Who sees one project only does not see it."""
     key = await vkey(server, grown.project_id)
     await grown.grow(3)
     assert (await run("audit", "verify", "--project", "instance", "--key", key)).code == 3
     auditor = await server.caller("system", "instance_auditor")
-    (tmp_path / "auditor.token").write_text(auditor.token)
+    run = command(server, auditor.token, tmp_path, project=grown.project_id)
     done = await run("audit", "verify", "--project", "instance", "--key", key, "--json")
     assert (done.code, done.json["origin"]) == (0, "animus.example/1"), done
     assert done.json["size"] > 0
@@ -130,7 +104,7 @@ async def test_the_log_of_the_instance_is_verified(run: Run, server: Server, gro
 
 
 async def test_an_exported_log_verifies_without_the_server(
-    run: Run, server: Server, grown: Grown, tmp_path: Path
+    run: Command, server: Server, grown: Grown, tmp_path: Path
 ) -> None:
     """Twice, so that the second goes on from the first; and what the server says agrees with it."""
     key, folder = await vkey(server, grown.project_id), tmp_path / "log"
@@ -147,7 +121,7 @@ async def test_an_exported_log_verifies_without_the_server(
 
 
 async def test_each_change_of_a_client_has_a_receipt_that_becomes_a_proof(
-    run: Run, server: Server, grown: Grown, tmp_path: Path
+    run: Command, server: Server, grown: Grown, tmp_path: Path
 ) -> None:
     """Accepted and refused changes, by asyncio and without; reads have none. Proofs by the server and by an export."""
     operator = await server.caller(grown.project_id, "operator")
@@ -188,7 +162,7 @@ async def test_each_change_of_a_client_has_a_receipt_that_becomes_a_proof(
     assert places == [each["index"] for each in offline.json["receipts"]]
 
 
-async def test_entries_are_followed_and_exported_as_lines(run: Run, server: Server, grown: Grown) -> None:
+async def test_entries_are_followed_and_exported_as_lines(run: Command, server: Server, grown: Grown) -> None:
     """The lines of a tail are those of an export, and filters choose among them."""
     await grown.grow(20)
     await server.published(grown.project_id)
@@ -206,7 +180,7 @@ async def test_entries_are_followed_and_exported_as_lines(run: Run, server: Serv
     assert (await run("audit", "export", "--ndjson", "--principal", "nobody")).out == ""
 
 
-async def test_a_tail_waits_for_what_comes(run: Run, server: Server, grown: Grown) -> None:
+async def test_a_tail_waits_for_what_comes(run: Command, server: Server, grown: Grown) -> None:
     """Without --from it begins with the next entry."""
     await server.published(grown.project_id)
     size = (await server.admin("GetLog", log_pb2.GetLogRequest(project_id=grown.project_id))).size
@@ -217,7 +191,7 @@ async def test_a_tail_waits_for_what_comes(run: Run, server: Server, grown: Grow
 
 
 async def test_a_witness_makes_a_log_witnessed(
-    run: Run, server: Server, grown: Grown, witness: Witness, tmp_path: Path
+    run: Command, server: Server, grown: Grown, witness: Witness, tmp_path: Path
 ) -> None:
     """Request, cosign and import by file; the verdict says up to where, also after the log has grown and in exports."""
     key = await vkey(server, grown.project_id)
@@ -246,16 +220,15 @@ async def test_a_witness_makes_a_log_witnessed(
     assert offline.json["size"] > old
 
 
-async def test_who_may_not_see_the_log_is_told_so(run: Run, server: Server, grown: Grown, tmp_path: Path) -> None:
+async def test_who_may_not_see_the_log_is_told_so(server: Server, grown: Grown, tmp_path: Path) -> None:
     """Another project's token finds nothing, a viewer's is denied, a token that is none too."""
     key = await vkey(server, grown.project_id)
     other = await Grown.new(server)
-    token = tmp_path / "auditor.token"
-    for text, code in (
+    for token, code in (
         ((await server.caller(other.project_id, "auditor")).token, 3),
         ((await server.caller(grown.project_id, "viewer")).token, 4),
         ("animus_p_" + "x" * 43, 4),
     ):
-        token.write_text(text)
+        run = command(server, token, tmp_path, project=grown.project_id)
         done = await run("audit", "verify", "--key", key)
         assert (done.code, done.out, len(done.err.splitlines())) == (code, "", 1), done

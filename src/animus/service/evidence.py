@@ -9,7 +9,7 @@ from google.api import httpbody_pb2
 
 from animus.codec import decode, encode
 from animus.domain.document import seal
-from animus.domain.errors import NotFound, invalid
+from animus.domain.errors import invalid
 from animus.domain.evidence import Evidence
 from animus.domain.log import MAX_SIZE, origin_of
 from animus.domain.names import check_count, check_within, project_name, run_name
@@ -18,8 +18,7 @@ from animus.keyring import Keyring
 from animus.service.calls import Caller, call_of
 from animus.service.evidence_files import bundle
 from animus.service.log_growth import LogGrowth
-from animus.service.log_identity import LogIdentity
-from animus.store.log import StoredCheckpoint
+from animus.service.log_identity import LogIdentity, checkpoint_unknown
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import evidence_pb2 as pb
 
@@ -98,7 +97,9 @@ class EvidenceService:
             run = await view.need(Run, run_name(view.project_id, request.run_id), run_id=request.run_id)
             _, index = await view.log.index_of(run.entry_id)
             first = MAX_SIZE if index is None else index
-        checkpoint = await self._checkpoint(view, request.size)
+        checkpoint = await view.log.checkpoint(request.size)
+        if checkpoint is None:
+            raise checkpoint_unknown(view.project_id, f"one of size {request.size}" if request.size else "one yet")
         if first >= checkpoint.size:
             what = "the run's creation" if request.run_id else f"the index {first}"
             raise invalid("size", f"is {checkpoint.size} in the checkpoint: that does not cover {what}")
@@ -111,18 +112,6 @@ class EvidenceService:
             size=checkpoint.size,
             known_sizes=tuple({size for size in request.known_sizes if size < checkpoint.size}),
         )
-
-    @staticmethod
-    async def _checkpoint(view: View, size: int) -> StoredCheckpoint:
-        found = await view.log.checkpoint(size)
-        if found is None:
-            raise NotFound(
-                "CHECKPOINT_UNKNOWN",
-                f"the log has no checkpoint of size {size}" if size else "the log has no checkpoint yet",
-                kind="LogCheckpoint",
-                name=f"{project_name(view.project_id)}/log/checkpoints",
-            )
-        return found
 
 
 def _check(request: pb.ExportEvidenceRequest) -> None:

@@ -20,7 +20,7 @@ from animus.domain.run import check_random_id
 from animus.domain.tile import WIDTH, Tile, dump_bundle
 from animus.service.calls import Caller, at_path, call_of
 from animus.service.log_growth import LogGrowth
-from animus.service.log_identity import LogIdentity, status_of, vkey_of
+from animus.service.log_identity import LogIdentity, checkpoint_unknown, status_of, vkey_of
 from animus.service.log_leaves import check_place, check_whole, data_of, missing, nodes_of
 from animus.service.pages import Pages
 from animus.signing import is_good
@@ -102,7 +102,7 @@ class LogService:
                 await self.growth.wait_published(request.project_id, max(1, request.minimum_size))
                 found = await self.work.read_log(request.project_id, query)
         if found is None:
-            raise _checkpoint_unknown(request.project_id, "a cosigned one" if request.cosigned else "one yet")
+            raise checkpoint_unknown(request.project_id, "a cosigned one" if request.cosigned else "one yet")
         return self._message(request.project_id, found)
 
     async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, caller: Caller) -> pb.ListCheckpointsResponse:
@@ -226,7 +226,7 @@ class LogService:
 
         async def decide(view: View) -> Change:  # judges only what is new: a retry outlives a change of the policy
             if found is None:
-                raise _checkpoint_unknown(project_id, f"one of size {request.size}")
+                raise checkpoint_unknown(project_id, f"one of size {request.size}")
             records = []
             for vkey, value in self._cosignatures(project_id, found, lines).items():
                 known = await view.find(Cosignature, log=project_id, epoch=found.epoch, size=found.size, vkey=vkey)
@@ -283,7 +283,7 @@ class LogService:
         """The checkpoint of a size, or with 0 the newest."""
         found = await view.log.checkpoint(size)
         if found is None:
-            raise _checkpoint_unknown(view.project_id, f"one of size {size}" if size else "one yet")
+            raise checkpoint_unknown(view.project_id, f"one of size {size}" if size else "one yet")
         return self.identity.verified(view.project_id, found), found
 
     async def _prove(self, view: View, entry_id: str, index: int | None, size: int) -> pb.InclusionProof:
@@ -382,13 +382,4 @@ def _too_small(project_id: str, size: int) -> Refused:
         f"the log has {size} leaves: ask for no more",
         subject=f"{project_name(project_id)}/log",
         size=str(size),
-    )
-
-
-def _checkpoint_unknown(project_id: str, which: str) -> NotFound:
-    return NotFound(
-        "CHECKPOINT_UNKNOWN",
-        f"the log has no checkpoint: not {which}",
-        kind="LogCheckpoint",
-        name=f"{project_name(project_id)}/log/checkpoints",
     )

@@ -5,8 +5,9 @@ from functools import lru_cache
 
 from animus.domain.audit import Logged
 from animus.domain.checkpoint import Checkpoint
-from animus.domain.errors import Invalid
+from animus.domain.errors import Invalid, NotFound
 from animus.domain.log import FIRST_EPOCH, LogKeyStatus, damaged, origin_of
+from animus.domain.names import project_name
 from animus.domain.note import ED25519, Key
 from animus.keyring import Keyring
 from animus.signing import verify_checkpoint
@@ -60,6 +61,16 @@ class LogIdentity:
     def receipt(self, logged: Logged) -> bytes:
         """The signed promise to publish an entry that was committed."""
         return self._keyring.receipt(self.epoch, logged)
+
+
+def checkpoint_unknown(project_id: str, which: str) -> NotFound:
+    """What a caller is told of a checkpoint that is not there."""
+    return NotFound(
+        "CHECKPOINT_UNKNOWN",
+        f"the log has no checkpoint: not {which}",
+        kind="LogCheckpoint",
+        name=f"{project_name(project_id)}/log/checkpoints",
+    )
 
 
 @lru_cache(1_000)

@@ -1,7 +1,9 @@
 """RunService."""
 
+from dataclasses import replace
+
 from animus.codec import decode_all, encode
-from animus.domain.comparison import ComparedRun, RunComparison, check_other_run, compare_runs
+from animus.domain.comparison import ComparedRun, check_other_run, compare_runs
 from animus.domain.document import Sealed, digest, dump, seal
 from animus.domain.dry_run import MAX_SCENARIOS, Scenario, compare, simulate
 from animus.domain.errors import Invalid, NotFound, Refused, Violation
@@ -31,7 +33,7 @@ from animus.domain.run import (
     check_random_id,
 )
 from animus.domain.state import RunEventType, RunState, derive_state
-from animus.service.calls import Caller, at_path, call_of, decode_field, new_record, record_of, resource
+from animus.service.calls import Caller, at_path, call_of, decode_field, new_record, record_of, register, resource
 from animus.service.pages import Pages
 from animus.service.run_state import LoadedRun, RunStates
 from animus.store.records import RunSpecFacts, Stored, unknown
@@ -117,15 +119,13 @@ class RunService:
         check_random_id(request.run_id, "runId")
         check_other_run(request.run_id, request.other_run_id)
 
+        def name_of(project_id: str, digest: str) -> str:
+            return comparison_name(project_id, request.run_id, digest)
+
         async def decide(view: View) -> Change:
             this, other = await self._compared(view, request.run_id), await self._compared(view, request.other_run_id)
-            sealed = seal(compare_runs(this, other))
-            name = comparison_name(view.project_id, request.run_id, sealed.digest)
-            found = await view.find(RunComparison, digest=sealed.digest)
-            stored = found or new_record(view, caller, sealed)
-            reply = resource(stored, name, pb.RunComparison())
-            run = run_name(view.project_id, request.run_id)
-            return Change("run.compare", run, () if found else (sealed,), (), reply)
+            registered = register(compare_runs(this, other), "run.compare", name_of, caller, pb.RunComparison)
+            return replace(await registered(view), resource=run_name(view.project_id, request.run_id))
 
         return await self.work.change(call_of(caller, request), decide)
 
