@@ -38,6 +38,7 @@ class LineageRelation(StrEnum):
     WAS_GENERATED_BY = "was_generated_by"
     WAS_STARTED_BY = "was_started_by"
     WAS_INFORMED_BY = "was_informed_by"
+    WAS_DERIVED_FROM = "was_derived_from"
 
 
 class LineageDirection(StrEnum):
@@ -58,6 +59,10 @@ class LineageNodeKind(StrEnum):
     PIPELINE_SPEC = "pipeline_spec"
     ENVIRONMENT_LOCK = "environment_lock"
     COMMIT = "commit"
+    QUALITY_RULE = "quality_rule"
+    QUALITY_EVALUATION = "quality_evaluation"
+    EXTERNAL_RUN = "external_run"
+    EXTERNAL_DATASET = "external_dataset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +136,9 @@ _KIND = re.compile(
     r"|(?P<pipeline_spec>pipelineSpecs/[^/]+)"
     r"|(?P<environment_lock>environmentLocks/[^/]+)"
     r"|(?P<commit>commits/.+)"
+    r"|(?P<quality_rule>qualityRules/[^/]+)"
+    r"|(?P<quality_evaluation>qualityEvaluations/[^/]+)"
+    r"|(?P<external_run>externalRuns/[^/]+)"
+    r"|(?P<external_dataset>externalDatasets/[^/]+/[^/]+)"
     r")"
 )

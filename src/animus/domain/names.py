@@ -211,6 +211,26 @@ def commit_name(project_id: str, repository: str, sha: str) -> str:
     return f"projects/{project_id}/commits/{repository}@{sha}"
 
 
+def quality_rule_name(project_id: str, digest: str) -> str:
+    """Full name of a quality rule."""
+    return f"projects/{project_id}/qualityRules/{digest}"
+
+
+def quality_profile_name(project_id: str, digest: str) -> str:
+    """Full name of a quality profile."""
+    return f"projects/{project_id}/qualityProfiles/{digest}"
+
+
+def quality_evaluation_name(project_id: str, digest: str) -> str:
+    """Full name of a quality evaluation."""
+    return f"projects/{project_id}/qualityEvaluations/{digest}"
+
+
+def quality_gate_name(project_id: str, digest: str) -> str:
+    """Full name of one state of a quality gate."""
+    return f"projects/{project_id}/qualityGates/{digest}"
+
+
 def distinct(items: Iterable[Item]) -> tuple[Item, ...]:
     """The items without repeats, in the order of their first."""
     return tuple(dict.fromkeys(items))

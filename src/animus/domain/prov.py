@@ -31,6 +31,7 @@ RELATIONS = {
     LineageRelation.WAS_GENERATED_BY: ("wasGeneratedBy", "prov:entity", "prov:activity"),
     LineageRelation.WAS_STARTED_BY: ("wasStartedBy", "prov:activity", "prov:starter"),
     LineageRelation.WAS_INFORMED_BY: ("wasInformedBy", "prov:informed", "prov:informant"),
+    LineageRelation.WAS_DERIVED_FROM: ("wasDerivedFrom", "prov:generatedEntity", "prov:usedEntity"),
 }
 
 Tree = dict[str, object]
@@ -49,6 +50,8 @@ def document(run: RunEvidence) -> bytes:
         "prov:informed": "activity",
         "prov:informant": "activity",
         "prov:entity": "entity",
+        "prov:generatedEntity": "entity",
+        "prov:usedEntity": "entity",
     }
     for number, edge in enumerate(run.edges, 1):
         relation, subject, object_ = RELATIONS[edge.relation]

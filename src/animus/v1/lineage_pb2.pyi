@@ -70,6 +70,14 @@ class _LineageNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Linea
     """An environment lock."""
     LINEAGE_NODE_KIND_COMMIT: _LineageNodeKind.ValueType  # 7
     """A commit of a repository."""
+    LINEAGE_NODE_KIND_QUALITY_RULE: _LineageNodeKind.ValueType  # 8
+    """A quality rule."""
+    LINEAGE_NODE_KIND_QUALITY_EVALUATION: _LineageNodeKind.ValueType  # 9
+    """A quality evaluation."""
+    LINEAGE_NODE_KIND_EXTERNAL_RUN: _LineageNodeKind.ValueType  # 10
+    """A run of another system, by the run id of its OpenLineage events."""
+    LINEAGE_NODE_KIND_EXTERNAL_DATASET: _LineageNodeKind.ValueType  # 11
+    """A dataset of another system, by its OpenLineage namespace, name and version where one was told."""
 
 class LineageNodeKind(_LineageNodeKind, metaclass=_LineageNodeKindEnumTypeWrapper):
     """What a node is."""
@@ -90,6 +98,14 @@ LINEAGE_NODE_KIND_ENVIRONMENT_LOCK: LineageNodeKind.ValueType  # 6
 """An environment lock."""
 LINEAGE_NODE_KIND_COMMIT: LineageNodeKind.ValueType  # 7
 """A commit of a repository."""
+LINEAGE_NODE_KIND_QUALITY_RULE: LineageNodeKind.ValueType  # 8
+"""A quality rule."""
+LINEAGE_NODE_KIND_QUALITY_EVALUATION: LineageNodeKind.ValueType  # 9
+"""A quality evaluation."""
+LINEAGE_NODE_KIND_EXTERNAL_RUN: LineageNodeKind.ValueType  # 10
+"""A run of another system, by the run id of its OpenLineage events."""
+LINEAGE_NODE_KIND_EXTERNAL_DATASET: LineageNodeKind.ValueType  # 11
+"""A dataset of another system, by its OpenLineage namespace, name and version where one was told."""
 Global___LineageNodeKind: _TypeAlias = LineageNodeKind  # noqa: Y015
 
 class _LineageRelation:
@@ -101,13 +117,15 @@ class _LineageRelationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Linea
     LINEAGE_RELATION_UNSPECIFIED: _LineageRelation.ValueType  # 0
     """Never sent."""
     LINEAGE_RELATION_USED: _LineageRelation.ValueType  # 1
-    """PROV `used`: a run or an attempt read the object."""
+    """PROV `used`: a run, an attempt, an evaluation or an external run read the object."""
     LINEAGE_RELATION_WAS_GENERATED_BY: _LineageRelation.ValueType  # 2
-    """PROV `wasGeneratedBy`: an attempt wrote the artifact."""
+    """PROV `wasGeneratedBy`: an attempt wrote the artifact, or an external run the dataset."""
     LINEAGE_RELATION_WAS_STARTED_BY: _LineageRelation.ValueType  # 3
-    """PROV `wasStartedBy`: an attempt belongs to a run."""
+    """PROV `wasStartedBy`: an attempt belongs to a run, or an external run to its parent."""
     LINEAGE_RELATION_WAS_INFORMED_BY: _LineageRelation.ValueType  # 4
-    """PROV `wasInformedBy`: a run replays another."""
+    """PROV `wasInformedBy`: a run replays another, or was let in by an evaluation."""
+    LINEAGE_RELATION_WAS_DERIVED_FROM: _LineageRelation.ValueType  # 5
+    """PROV `wasDerivedFrom`: a dataset version was made of another."""
 
 class LineageRelation(_LineageRelation, metaclass=_LineageRelationEnumTypeWrapper):
     """How the subject of an edge came from its object, in the terms of W3C PROV-DM."""
@@ -115,13 +133,15 @@ class LineageRelation(_LineageRelation, metaclass=_LineageRelationEnumTypeWrappe
 LINEAGE_RELATION_UNSPECIFIED: LineageRelation.ValueType  # 0
 """Never sent."""
 LINEAGE_RELATION_USED: LineageRelation.ValueType  # 1
-"""PROV `used`: a run or an attempt read the object."""
+"""PROV `used`: a run, an attempt, an evaluation or an external run read the object."""
 LINEAGE_RELATION_WAS_GENERATED_BY: LineageRelation.ValueType  # 2
-"""PROV `wasGeneratedBy`: an attempt wrote the artifact."""
+"""PROV `wasGeneratedBy`: an attempt wrote the artifact, or an external run the dataset."""
 LINEAGE_RELATION_WAS_STARTED_BY: LineageRelation.ValueType  # 3
-"""PROV `wasStartedBy`: an attempt belongs to a run."""
+"""PROV `wasStartedBy`: an attempt belongs to a run, or an external run to its parent."""
 LINEAGE_RELATION_WAS_INFORMED_BY: LineageRelation.ValueType  # 4
-"""PROV `wasInformedBy`: a run replays another."""
+"""PROV `wasInformedBy`: a run replays another, or was let in by an evaluation."""
+LINEAGE_RELATION_WAS_DERIVED_FROM: LineageRelation.ValueType  # 5
+"""PROV `wasDerivedFrom`: a dataset version was made of another."""
 Global___LineageRelation: _TypeAlias = LineageRelation  # noqa: Y015
 
 @_typing.final
