@@ -36,10 +36,14 @@ _Decoder = Callable[[typing.Any, str, Violations], object]
 _NOTHING: typing.Mapping[str, str] = {}
 
 
-def decode(message: Message, kind: type[T], path: str) -> T:
-    """The value of a message at a path of its request. Raises Invalid with every field at fault."""
+def decode(message: Message, kind: type[T], path: str, **given: str) -> T:
+    """The value of a message at a path of its request. Raises Invalid with every field at fault.
+
+    `given` are fields that the server sets: a caller leaves them out.
+    """
     violations = Violations()
-    value = _decoder(message.DESCRIPTOR, typing.cast(typing.Hashable, kind))(message, path, violations)
+    read = _decoder(message.DESCRIPTOR, typing.cast(typing.Hashable, kind), tuple(given))
+    value = read(message, path, violations, given)
     violations.raise_any()
     return typing.cast(T, value)
 
@@ -141,12 +145,13 @@ def _decoder(descriptor: Descriptor, kind: typing.Any, given_names: tuple[str, .
             continue
         field = descriptor.fields_by_name[name]
         parts.append((name, key, field, _field_decoder(field, hint), field.has_presence))
-    has_record = OUTPUT_ONLY in descriptor.fields_by_name
+    set_here = [name for name in (OUTPUT_ONLY, *given_names) if name in descriptor.fields_by_name]
 
     def read(message: Message, path: str, violations: Violations, given: typing.Mapping[str, str] = _NOTHING) -> object:
         before = len(violations.found)
-        if has_record and message.HasField(OUTPUT_ONLY):
-            violations.add(path, invalid(OUTPUT_ONLY, "is set by the server; leave it out"))
+        for name in set_here:
+            if message.HasField(name):
+                violations.add(path, invalid(json_name(name), "is set by the server; leave it out"))
         values: dict[str, object] = dict(given)
         for name, key, field, part, has_presence in parts:
             if has_presence and not message.HasField(name):

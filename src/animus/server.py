@@ -48,6 +48,7 @@ from animus.service.log_identity import LogIdentity, status_of
 from animus.service.pages import Pages
 from animus.service.pipeline import PipelineService
 from animus.service.project import ProjectService
+from animus.service.quality import QualityService
 from animus.service.run import RunService
 from animus.service.run_state import RunStates
 from animus.service.runtime import RuntimeService
@@ -69,6 +70,7 @@ from animus.v1 import (
     log_pb2,
     pipeline_pb2,
     project_pb2,
+    quality_pb2,
     run_pb2,
     runtime_pb2,
 )
@@ -166,6 +168,7 @@ def add_services(
             evidence_pb2.DESCRIPTOR,
             EvidenceService(work, served.identity, served.growth, served.publish_soon, served.keyring),
         ),
+        (quality_pb2.DESCRIPTOR, QualityService(work, pages)),
     ]
     names = []
     for file, servicer in servicers:

@@ -1,12 +1,13 @@
 """Requests that succeed, for tests to vary: a pipeline of two steps, a dataset, an environment, a run."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2, runtime_pb2, types_pb2
+from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, quality_pb2, run_pb2, runtime_pb2, types_pb2
 from service.conftest import Caller, Server
 
 ONE = "sha256:" + "1" * 64
@@ -186,3 +187,101 @@ async def planned_run(server: Server) -> str:
 def same(left: Message, right: Message) -> bool:
     """Whether two messages have the same bytes."""
     return left.SerializeToString(deterministic=True) == right.SerializeToString(deterministic=True)
+
+
+def rule(
+    *checks: Mapping[str, Any], project_id: str = "p", rule_id: str = "fit", request_id: str = ""
+) -> quality_pb2.RegisterQualityRuleRequest:
+    """Registers a rule; of a check, only the fields that are not empty are given."""
+    return quality_pb2.RegisterQualityRuleRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        quality_rule=quality_pb2.QualityRule(
+            rule_id=rule_id, description="", checks=[check(**each) for each in checks or (ROWS,)]
+        ),
+    )
+
+
+ROWS: Mapping[str, Any] = {"name": "rows", "type": "ROW_COUNT", "minimum": "2"}
+
+
+def check(name: str, type: str, severity: str = "ERROR", **fields: object) -> quality_pb2.QualityCheck:  # noqa: A002
+    """A check; what is not given is empty."""
+    texts = ("column", "minimum", "maximum", "pattern", "probability", "metric", "reference_profile_digest")
+    return quality_pb2.QualityCheck(
+        name=name,
+        severity=quality_pb2.QualitySeverity.Value(f"QUALITY_SEVERITY_{severity}"),
+        type=quality_pb2.QualityCheckType.Value(f"QUALITY_CHECK_TYPE_{type}"),
+        **{**dict.fromkeys(texts, ""), **fields},  # type: ignore[arg-type]
+    )
+
+
+def profile(
+    row_count: int = 3,
+    *,
+    columns: Iterable[quality_pb2.ColumnProfile] = (),
+    project_id: str = "p",
+    digest: str = ONE,
+    request_id: str = "",
+) -> quality_pb2.RegisterQualityProfileRequest:
+    """Registers a profile of the version."""
+    return quality_pb2.RegisterQualityProfileRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        quality_profile=quality_pb2.QualityProfile(
+            dataset_id="data",
+            content_digest=digest,
+            profiler="by hand 1",
+            row_count=row_count,
+            size_bytes=1,
+            columns=columns,
+        ),
+    )
+
+
+def evaluate(
+    rule_digest: str, profile_digest: str, *, project_id: str = "p", request_id: str = ""
+) -> quality_pb2.EvaluateQualityRequest:
+    """Evaluates a rule on a profile."""
+    return quality_pb2.EvaluateQualityRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        rule_digest=rule_digest,
+        profile_digest=profile_digest,
+    )
+
+
+def foreign(
+    verdict: str = "PASS", *, project_id: str = "p", digest: str = ONE, evaluator: str = "dbt", request_id: str = ""
+) -> quality_pb2.RecordForeignEvaluationRequest:
+    """Records another tool's verdict of one check on the version."""
+    severity, outcome = ("WARN", "FAIL") if verdict == "WARN" else ("ERROR", verdict)
+    return quality_pb2.RecordForeignEvaluationRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        quality_evaluation=quality_pb2.QualityEvaluation(
+            dataset_id="data",
+            content_digest=digest,
+            rule_digest=TWO,
+            rule_name="not_null",
+            profile_digest=TWO,
+            evaluator=evaluator,
+            evaluator_version="1.9",
+            verdict=quality_pb2.QualityVerdict.Value(f"QUALITY_VERDICT_{verdict}"),
+            results=[
+                quality_pb2.QualityResult(
+                    check="not_null",
+                    severity=quality_pb2.QualitySeverity.Value(f"QUALITY_SEVERITY_{severity}"),
+                    outcome=quality_pb2.QualityOutcome.Value(f"QUALITY_OUTCOME_{outcome}"),
+                    observed="",
+                    reason="",
+                )
+            ],
+        ),
+    )
+
+
+async def registered_version(caller: Caller, project_id: str = "p") -> None:
+    """A dataset with a version."""
+    await caller("CreateDataset", dataset(project_id))
+    await caller("RegisterDatasetVersion", version(project_id))

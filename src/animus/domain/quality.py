@@ -28,6 +28,7 @@ MAX_EDGES = 1_000
 MAX_MEASURES = 1_000
 MAX_METRICS = 1_000
 MAX_DECIMAL = 400  # characters
+MAX_REFERENCES = 10  # profiles that a rule compares with
 
 EVALUATOR = "animus"  # what no other tool may call itself
 EVALUATOR_VERSION = "1"  # of the rules of evaluation
@@ -211,6 +212,12 @@ class QualityRule:
         check_count(self.checks, 1, MAX_CHECKS, "checks")
         object.__setattr__(self, "labels", sorted_labels(self.labels))
         object.__setattr__(self, "checks", sorted_set(self.checks, lambda c: c.name, "checks", "name"))
+        if len(self.references()) > MAX_REFERENCES:
+            raise invalid("checks", f"compare with {len(self.references())} profiles; {MAX_REFERENCES} are allowed")
+
+    def references(self) -> tuple[str, ...]:
+        """Digests of the profiles that the checks compare with, sorted, without repeats."""
+        return tuple(sorted({check.reference_profile_digest for check in self.checks} - {""}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +356,8 @@ class QualityResult:
         check_length(self.check, 1, 500, "check")
         check_length(self.observed, 0, 1_000, "observed")
         check_length(self.reason, 0, 1_000, "reason")
+        if self.outcome is QualityOutcome.PASS and self.reason:
+            raise invalid("reason", "says why a check does not hold, and it holds: leave it empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,11 +385,12 @@ class QualityEvaluation:
         check_digest(self.profile_digest, "profileDigest")
         check_resource_id(self.evaluator, "evaluator")
         check_length(self.evaluator_version, 1, 100, "evaluatorVersion")
-        check_count(self.results, 0, MAX_CHECKS, "results")
+        check_count(self.results, 1, MAX_CHECKS, "results")
         object.__setattr__(self, "results", sorted_set(self.results, lambda r: r.check, "results", "check"))
         check_time(self.evaluate_time, "evaluateTime")
         if self.verdict is not verdict_of(self.results):
-            raise invalid("verdict", f"is {self.verdict}, and the results come to {verdict_of(self.results)}")
+            found = self.verdict or "unspecified"
+            raise invalid("verdict", f"is {found}, and the results come to {verdict_of(self.results)}")
 
 
 def verdict_of(results: tuple[QualityResult, ...]) -> QualityVerdict:

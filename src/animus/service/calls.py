@@ -63,11 +63,14 @@ def call_of(caller: Caller, request: Any) -> Call:
     )
 
 
-def decode_field(request: Message, name: str, path: str, kind: type[Value]) -> Value:
-    """The value of a message field of a request. Raises Invalid when it is absent."""
+def decode_field(request: Message, name: str, path: str, kind: type[Value], **given: str) -> Value:
+    """The value of a message field of a request. Raises Invalid when it is absent.
+
+    `given` are fields that the server sets: a caller leaves them out.
+    """
     if not request.HasField(name):
         raise invalid(path, "is missing")
-    return decode(getattr(request, name), kind, path)
+    return decode(getattr(request, name), kind, path, **given)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyE
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
 from animus.domain.project import Project
+from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule
+from animus.domain.quality_gate import QualityGate
 from animus.domain.run import Artifact, Metric, Run, RunSpec
 from animus.domain.state import RunEvent
 
@@ -45,6 +47,9 @@ TABLES: dict[type, str] = {
     LineageEdge: "lineage_edge",
     RecordManifest: "record_manifest",
     Evidence: "evidence",
+    QualityRule: "quality_rule",
+    QualityProfile: "quality_profile",
+    QualityEvaluation: "quality_evaluation",
     LogKey: "log_key",
     LogKeyEnd: "log_key_end",
     LogEpoch: "log_epoch",
@@ -59,6 +64,10 @@ REASONS: dict[type, str] = {
     PipelineSpec: "PIPELINE_SPEC_UNKNOWN",
     Run: "RUN_UNKNOWN",
     ExecutionPlan: "PLAN_UNKNOWN",
+    QualityRule: "QUALITY_RULE_UNKNOWN",
+    QualityProfile: "QUALITY_PROFILE_UNKNOWN",
+    QualityEvaluation: "QUALITY_EVALUATION_UNKNOWN",
+    QualityGate: "QUALITY_GATE_UNKNOWN",
 }
 
 Value = TypeVar("Value")
@@ -182,6 +191,21 @@ class Records:
         rows = await self._rows(_documents(TABLES[kind], column), {"keys": list(keys)})
         return {row.key: row.document for row in rows}
 
+    async def known(self, kind: type, digests: Sequence[str]) -> frozenset[str]:
+        """Those of the digests that a record of a kind has; one statement."""
+        rows = await self._rows(_known(TABLES[kind]), {"digests": list(digests)})
+        return frozenset(row.digest for row in rows)
+
+    async def rule_and_profile(
+        self, rule_digest: str, profile_digest: str
+    ) -> tuple[QualityRule | None, QualityProfile | None]:
+        """A rule and a profile; one statement."""
+        row = (await self._rows(_RULE_AND_PROFILE, {"rule": rule_digest, "profile": profile_digest}))[0]
+        return (
+            document.load(row.rule, QualityRule) if row.rule is not None else None,
+            document.load(row.profile, QualityProfile) if row.profile is not None else None,
+        )
+
     async def written(self, table: str, entry_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         """The records of a table that the changes of these entries wrote: entry id and stored bytes; one statement."""
         rows = await self._rows(_written(table), {"entries": list(entry_ids)})
@@ -293,6 +317,13 @@ def _documents(table: str, column: str) -> TextClause:
 
 
 @cache
+def _known(table: str) -> TextClause:
+    return text(
+        f"SELECT digest FROM animus.{table} WHERE project_id = :project_id AND digest = ANY(CAST(:digests AS text[]))"
+    )
+
+
+@cache
 def _written(table: str) -> TextClause:
     """By the transaction, which rows have an index on."""
     return text(
@@ -365,6 +396,11 @@ _METRICS_AT = text(
       USING (step, attempt, name, index)
     WHERE m.project_id = :project_id AND m.run_id = :run_id
     """
+)
+
+_RULE_AND_PROFILE = text(
+    "SELECT (SELECT document FROM animus.quality_rule WHERE project_id = :project_id AND digest = :rule) AS rule,"
+    " (SELECT document FROM animus.quality_profile WHERE project_id = :project_id AND digest = :profile) AS profile"
 )
 
 _ENTRIES = (

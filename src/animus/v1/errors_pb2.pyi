@@ -83,6 +83,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND. The tree of the newest checkpoint has no such tile, or not of this width."""
     REASON_WITNESS_UNKNOWN: _Reason.ValueType  # 22
     """NOT_FOUND. None of the cosignatures is from a witness of the server's policy."""
+    REASON_QUALITY_RULE_UNKNOWN: _Reason.ValueType  # 25
+    """NOT_FOUND. The project has no quality rule with this digest."""
+    REASON_QUALITY_PROFILE_UNKNOWN: _Reason.ValueType  # 26
+    """NOT_FOUND. The project has no quality profile with this digest; register it first."""
+    REASON_QUALITY_EVALUATION_UNKNOWN: _Reason.ValueType  # 27
+    """NOT_FOUND. The project has no quality evaluation with this digest."""
+    REASON_QUALITY_GATE_UNKNOWN: _Reason.ValueType  # 28
+    """NOT_FOUND. The project has no quality gate with this digest."""
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 30
     """ALREADY_EXISTS. The request_id was used before with another body. `ErrorInfo.metadata` has `first_digest`,
     `this_digest` and `paths`, the differing paths. Example: a client reuses `job-17` after changing a parameter.
@@ -131,6 +139,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION. The log is smaller than the size that was asked for; `size` says how large it is."""
     REASON_ENTRY_PENDING: _Reason.ValueType  # 61
     """FAILED_PRECONDITION. No published checkpoint covers the entry yet; call WaitForInclusion."""
+    REASON_QUALITY_NOT_MEASURED: _Reason.ValueType  # 64
+    """FAILED_PRECONDITION. The profile, or a reference profile, lacks what a check needs; `checks` says of each what. Profile
+    the data again. Example: the rule asks for the 0.95 quantile, and the profile has none.
+    """
     REASON_TOKEN_INVALID: _Reason.ValueType  # 70
     """UNAUTHENTICATED. The call carries no token, or one that is unknown, malformed or expired; which, is not said."""
     REASON_ROLE_MISSING: _Reason.ValueType  # 71
@@ -221,6 +233,14 @@ REASON_TILE_UNKNOWN: Reason.ValueType  # 21
 """NOT_FOUND. The tree of the newest checkpoint has no such tile, or not of this width."""
 REASON_WITNESS_UNKNOWN: Reason.ValueType  # 22
 """NOT_FOUND. None of the cosignatures is from a witness of the server's policy."""
+REASON_QUALITY_RULE_UNKNOWN: Reason.ValueType  # 25
+"""NOT_FOUND. The project has no quality rule with this digest."""
+REASON_QUALITY_PROFILE_UNKNOWN: Reason.ValueType  # 26
+"""NOT_FOUND. The project has no quality profile with this digest; register it first."""
+REASON_QUALITY_EVALUATION_UNKNOWN: Reason.ValueType  # 27
+"""NOT_FOUND. The project has no quality evaluation with this digest."""
+REASON_QUALITY_GATE_UNKNOWN: Reason.ValueType  # 28
+"""NOT_FOUND. The project has no quality gate with this digest."""
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 30
 """ALREADY_EXISTS. The request_id was used before with another body. `ErrorInfo.metadata` has `first_digest`,
 `this_digest` and `paths`, the differing paths. Example: a client reuses `job-17` after changing a parameter.
@@ -269,6 +289,10 @@ REASON_LOG_TOO_SMALL: Reason.ValueType  # 60
 """FAILED_PRECONDITION. The log is smaller than the size that was asked for; `size` says how large it is."""
 REASON_ENTRY_PENDING: Reason.ValueType  # 61
 """FAILED_PRECONDITION. No published checkpoint covers the entry yet; call WaitForInclusion."""
+REASON_QUALITY_NOT_MEASURED: Reason.ValueType  # 64
+"""FAILED_PRECONDITION. The profile, or a reference profile, lacks what a check needs; `checks` says of each what. Profile
+the data again. Example: the rule asks for the 0.95 quantile, and the profile has none.
+"""
 REASON_TOKEN_INVALID: Reason.ValueType  # 70
 """UNAUTHENTICATED. The call carries no token, or one that is unknown, malformed or expired; which, is not said."""
 REASON_ROLE_MISSING: Reason.ValueType  # 71

@@ -273,7 +273,7 @@ class QualityRule(_message.Message):
 
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityCheck]:
-        """The checks in any order, names distinct; 1 to 1,000."""
+        """The checks in any order, names distinct; 1 to 1,000, which compare with at most 10 profiles."""
 
     def __init__(
         self,
@@ -686,7 +686,7 @@ class QualityEvaluation(_message.Message):
 
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityResult]:
-        """Each check, ordered by name; at most 1,000."""
+        """Each check, ordered by name; 1 to 1,000."""
 
     @_builtins.property
     def evaluate_time(self) -> _timestamp_pb2.Timestamp:
