@@ -134,7 +134,7 @@ def test_a_refused_admission_has_failed() -> None:
     """The check that kept the run out is named, and the others have passed."""
     first, *others = RUN.run.admission.checks
     failed = dataclasses.replace(first, outcome=AdmissionOutcome.REFUSED)
-    decision = AdmissionDecision(AdmissionOutcome.REFUSED, (failed, *others))
+    decision = AdmissionDecision(AdmissionOutcome.REFUSED, (failed, *others), (), (), "")
     run = dataclasses.replace(RUN, run=dataclasses.replace(RUN.run, admission=decision))
     result = predicate(admission_statement(run), test_result_pb2.TestResult())
     assert result.result == "FAILED"
