@@ -499,6 +499,7 @@ VALUES_ONLY = {
     "OutputSummary": "a part of a bundle's summary; Artifact says it",
     "Policy": "a text that the user keeps",
     "PolicyLog": "a line of a policy's text",
+    "ProfileFacts": "a QualityProfile by its keys",
     "Principal": "who calls, from the token",
     "Receipt": "the text of a signed note",
     "Refusal": "an ItemResult or an error says it",
