@@ -505,15 +505,14 @@ def quality_rule(rng: Rng) -> QualityRule:
 
 
 def measured(name: str, kind: str, items: Sequence[Any], nulls: int, measures: dict[Any, str]) -> ColumnProfile:
-    """A column of these items, each counted; a measure of None is left out."""
+    """A column of these items, each counted; measures are by kind, or by kind and argument."""
     counts = {each: items.count(each) for each in items}
+    whole = {key if isinstance(key, tuple) else (key, ""): value for key, value in measures.items()}
     return ColumnProfile(
         name=name,
         type=kind,
         null_count=nulls,
-        measures=tuple(
-            QualityMeasure(*(key if isinstance(key, tuple) else (key, "")), measures[key]) for key in measures
-        ),
+        measures=tuple(QualityMeasure(kind, argument, value) for (kind, argument), value in whole.items()),
         values=tuple(QualityValueCount(f"{value}", count) for value, count in counts.items()),
         edges=(),
         bin_counts=(),
