@@ -501,6 +501,7 @@ VALUES_ONLY = {
     "Policy": "a text that the user keeps",
     "PolicyLog": "a line of a policy's text",
     "Precondition": "a violation in the details of an error",
+    "ProfileFacts": "a QualityProfile by its keys",
     "Principal": "who calls, from the token",
     "Receipt": "the text of a signed note",
     "Refusal": "an ItemResult or an error says it",

@@ -12,8 +12,14 @@ from domain.values import ONE, TIME, refusal
 READS = ("Get", "List", "Validate", "DryRun", "Tail", "Export", "WaitForInclusion")
 # What an auditor adds: a witness signed it, and it is taken only if it is good for a checkpoint that stands already.
 ATTESTS = "animus.v1.LogService/AddCosignatures"
-# What a runtime adds beside its reports: it reads the data before a step does, and says what it found.
+# What a runtime adds beside its reports: it reads the data before a step does, and says what it found and measured.
 VERIFIES = "animus.v1.DatasetService/VerifyDatasetVersion"
+MEASURES = {
+    VERIFIES,
+    "animus.v1.QualityService/RegisterQualityProfile",
+    "animus.v1.QualityService/EvaluateQuality",
+    "animus.v1.QualityService/RecordForeignEvaluation",
+}
 # What tells of entries; the log's other reads are hashes and signatures, and prove to whoever holds a receipt.
 TELLS_OF_ENTRIES = ("AuditService/", "LogService/GetEntryBundle")
 OURS = {name: roles for name, roles in METHODS.items() if name.startswith("animus.v1.")}
@@ -31,7 +37,7 @@ def overreach(table: dict[str, frozenset[Role]]) -> set[tuple[str, Role]]:
             found |= {(name, role) for role in roles & {Role.VIEWER, Role.AUDITOR, Role.INSTANCE_AUDITOR}}
         if any(each in name for each in TELLS_OF_ENTRIES):
             found |= {(name, role) for role in roles & {Role.OPERATOR, Role.RUNTIME, Role.VIEWER}}
-        if change and "RuntimeService" not in name and name != VERIFIES and Role.RUNTIME in roles:
+        if change and "RuntimeService" not in name and name not in MEASURES and Role.RUNTIME in roles:
             found.add((name, Role.RUNTIME))
         if "RuntimeService" in name and Role.OPERATOR in roles:
             found.add((name, Role.OPERATOR))
@@ -48,7 +54,7 @@ def test_no_role_may_do_more_than_its_duty() -> None:
     assert overreach(METHODS) == set()
     assert METHODS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}
     assert len(CHANGES) >= 10
-    assert {ATTESTS, VERIFIES} <= CHANGES
+    assert {ATTESTS, *MEASURES} <= CHANGES
 
 
 def test_whoever_has_a_receipt_may_have_it_proven() -> None:
@@ -72,6 +78,8 @@ def test_a_role_that_may_do_more_is_found() -> None:
         ("animus.v1.LogService/GetEntryBundle", Role.VIEWER),
         (VERIFIES, Role.VIEWER),
         (VERIFIES, Role.AUDITOR),
+        ("animus.v1.QualityService/RegisterQualityRule", Role.RUNTIME),
+        ("animus.v1.QualityService/EvaluateQuality", Role.VIEWER),
         (ATTESTS, Role.OPERATOR),
         (ATTESTS, Role.RUNTIME),
         (ATTESTS, Role.VIEWER),

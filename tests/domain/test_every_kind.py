@@ -92,7 +92,7 @@ def test_the_order_of_sequences_matters(kind: Any) -> None:
     value = SAMPLES[kind]
     mine = {field for field in SEQUENCES if field[0] == kind.__name__} | {("Step", "command"), ("Step", "args")}
     changes = any(order_matters(value, random.Random(seed), mine) for seed in range(10))
-    ordered = {"DatasetVersion", "ExecutionPlan", "PipelineSpec", "RecordManifest", "RunSummary"}
+    ordered = {"DatasetVersion", "ExecutionPlan", "PipelineSpec", "QualityProfile", "RecordManifest", "RunSummary"}
     assert changes == (kind.__name__ in ordered)
 
 

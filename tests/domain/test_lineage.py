@@ -121,6 +121,8 @@ KIND_OF = {
     f"projects/p/pipelineSpecs/{ONE}": LineageNodeKind.PIPELINE_SPEC,
     f"projects/p/environmentLocks/{ONE}": LineageNodeKind.ENVIRONMENT_LOCK,
     f"projects/p/commits/https://git.test/runs/demo@{'c' * 40}": LineageNodeKind.COMMIT,
+    f"projects/p/qualityRules/{ONE}": LineageNodeKind.QUALITY_RULE,
+    f"projects/p/qualityEvaluations/{ONE}": LineageNodeKind.QUALITY_EVALUATION,
 }
 
 

@@ -5,6 +5,7 @@ counterexample is printed whole, and not made smaller.
 """
 
 import base64
+import bisect
 import dataclasses
 import importlib
 import pkgutil
@@ -12,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any, TypeVar
 
 import pytest
@@ -57,7 +59,24 @@ from animus.domain.pipeline import (
 )
 from animus.domain.plan import ExecutionPlan, make_plan
 from animus.domain.project import Project
-from animus.domain.quality import QualityVerdict
+from animus.domain.quality import (
+    CHECK_FIELDS,
+    ColumnProfile,
+    QualityCheck,
+    QualityCheckType,
+    QualityEvaluation,
+    QualityMeasure,
+    QualityMeasureKind,
+    QualityMetric,
+    QualityOutcome,
+    QualityProfile,
+    QualityResult,
+    QualityRule,
+    QualitySeverity,
+    QualityValueCount,
+    QualityVerdict,
+    verdict_of,
+)
 from animus.domain.quality_gate import QualityGate, QualityRequirement
 from animus.domain.run import (
     AdmissionDecision,
@@ -495,6 +514,126 @@ def run_summary(rng: Rng) -> RunSummary:
     )
 
 
+PROBABILITIES = ("0", "0.05", "0.5", "0.95", "1")
+PATTERN = "[a-z]+"
+METRICS = ("accuracy", "_x/y")
+COLUMNS = ("ä", "n", "t", "when")
+REFERENCES = (ONE, TWO)
+
+
+def quality_check(rng: Rng, kind: QualityCheckType | None = None) -> QualityCheck:
+    """A check of a type, or of any."""
+    kind = kind or rng.choice(list(QualityCheckType))
+    least, most = sorted((rng.randint(-9, 9), rng.randint(-9, 9)))
+    bounds = rng.choice([(f"{least}", ""), ("", f"{most}"), (f"{least}", f"{most}"), ("-0.5", "0.25")])
+    fields: dict[str, Any] = {
+        "column": rng.choice(COLUMNS),
+        "minimum": bounds[0],
+        "maximum": bounds[1],
+        "values": some(rng, lambda r: text(r, 9), least=1, key=str),
+        "pattern": PATTERN,
+        "probability": rng.choice(PROBABILITIES),
+        "metric": rng.choice(METRICS),
+        "columns": some(rng, lambda r: Column(r.choice(COLUMNS), "utf8"), least=1, key=lambda each: each.name),
+        "reference_profile_digest": rng.choice(REFERENCES),
+    }
+    has = {field: value if field in CHECK_FIELDS[kind] else type(value)() for field, value in fields.items()}
+    return QualityCheck(name=name(rng), severity=rng.choice(list(QualitySeverity)), type=kind, **has)
+
+
+def quality_rule(rng: Rng) -> QualityRule:
+    """A rule of few checks."""
+    checks = some(rng, quality_check, least=1, most=9, key=lambda each: each.name)
+    return QualityRule(name(rng), text(rng, 2_000), labels(rng), checks)
+
+
+def measured(name: str, kind: str, items: Sequence[Any], nulls: int, measures: dict[Any, str]) -> ColumnProfile:
+    """A column of these items, each counted; measures are by kind, or by kind and argument."""
+    counts = {each: items.count(each) for each in items}
+    whole = {key if isinstance(key, tuple) else (key, ""): value for key, value in measures.items()}
+    return ColumnProfile(
+        name=name,
+        type=kind,
+        null_count=nulls,
+        measures=tuple(QualityMeasure(kind, argument, value) for (kind, argument), value in whole.items()),
+        values=tuple(QualityValueCount(f"{value}", count) for value, count in counts.items()),
+        edges=(),
+        bin_counts=(),
+    )
+
+
+def numbers(name: str, items: Sequence[int], nulls: int, edges: Sequence[int]) -> ColumnProfile:
+    """A column of whole numbers, measured in full; the deviation is rounded."""
+    kinds, ordered = QualityMeasureKind, sorted(items)
+    mean = Fraction(sum(items), len(items) or 1)
+    found = {kinds.DISTINCT_COUNT: f"{len(set(items))}", kinds.NOT_FINITE_COUNT: "0"}
+    if items:
+        found |= {kinds.MINIMUM: f"{ordered[0]}", kinds.MAXIMUM: f"{ordered[-1]}"}
+        places = f"{float(mean):.6f}".rstrip("0").rstrip(".")
+        found |= {kinds.MEAN: "0" if places == "-0" else places}
+        variance = sum((each - mean) ** 2 for each in items) / len(items)
+        found |= {kinds.STANDARD_DEVIATION: f"{float(variance) ** 0.5:.3f}".rstrip("0").rstrip(".")}
+    all_found: dict[Any, str] = dict(found)
+    for probability in PROBABILITIES if items else ():
+        at = min(int(Fraction(probability) * len(items)), len(items) - 1)
+        all_found[kinds.QUANTILE, probability] = f"{ordered[at]}"
+    bins = [sum(1 for each in items if bisect.bisect_left(edges, each) == index) for index in range(len(edges) + 1)]
+    column = measured(name, "int64", items, nulls, all_found)
+    return dataclasses.replace(column, edges=tuple(map(str, edges)), bin_counts=tuple(bins) if edges else ())
+
+
+def quality_profile(rng: Rng) -> QualityProfile:
+    """A profile of columns of numbers, text and times, measured in full, each of which may be all null or left out."""
+    rows = rng.choice([0, 1, 2, rng.randint(3, 40)])
+
+    def nulls() -> int:
+        return rng.choice([0, rng.randint(0, rows), rows])
+
+    missing = [nulls() for _ in COLUMNS]
+    texts = [text(rng, 3) for _ in range(rows - missing[0])]
+    words = [rng.choice(["a", "ab", "A1", ""]) for _ in range(rows - missing[2])]
+    times = sorted(time(rng) for _ in range(rows - missing[3]))
+    kinds = QualityMeasureKind
+    ends: dict[Any, str] = {kinds.OLDEST: times[0], kinds.NEWEST: times[-1]} if times else {}
+    columns = [
+        measured("ä", "utf8", texts, missing[0], {kinds.DISTINCT_COUNT: f"{len(set(texts))}"}),
+        numbers("n", [rng.randint(-5, 5) for _ in range(rows - missing[1])], missing[1], (-1, 0, 3)),
+        measured(
+            "t", "utf8", words, missing[2],
+            {
+                kinds.DISTINCT_COUNT: f"{len(set(words))}",
+                (kinds.PATTERN_COUNT, PATTERN): f"{sum(1 for each in words if re.fullmatch(PATTERN, each))}",
+            },
+        ),
+        measured("when", "timestamp[us]", times, missing[3], ends),
+    ]  # fmt: skip
+    return QualityProfile(
+        dataset_id=name(rng),
+        content_digest=digest(rng),
+        profiler=text(rng, 200, 1),
+        row_count=rows,
+        size_bytes=size(rng),
+        columns=tuple(rng.sample(columns, rng.randint(2, len(columns)))),
+        metrics=tuple(QualityMetric(each, decimal(rng)) for each in METRICS[: rng.randint(0, 2)]),
+    )
+
+
+def quality_result(rng: Rng) -> QualityResult:
+    """What came of a check."""
+    outcome = rng.choice(list(QualityOutcome))
+    reason = "" if outcome is QualityOutcome.PASS else text(rng, 1_000)
+    return QualityResult(text(rng, 500, 1), rng.choice(list(QualitySeverity)), outcome, text(rng, 1_000), reason)
+
+
+def quality_evaluation(rng: Rng) -> QualityEvaluation:
+    """A verdict of any tool."""
+    results = some(rng, quality_result, least=1, key=lambda each: each.check)
+    return QualityEvaluation(
+        name(rng), digest(rng), digest(rng), text(rng, 200, 1), digest(rng), name(rng), text(rng, 100, 1),
+        verdict_of(results), results, time(rng),
+    )  # fmt: skip
+
+
 MAKERS: dict[type, Callable[[Rng], Any]] = {
     Artifact: lambda r: Artifact(random_id(r), name(r), r.randint(1, 100), name(r), digest(r), size(r), text(r, 2_000)),
     AuditEntry: audit_entry,
@@ -516,6 +655,9 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     Metric: lambda r: Metric(random_id(r), name(r), r.randint(1, 100), "a/b.c-d", size(r), decimal(r), time(r)),
     PipelineSpec: pipeline,
     Project: lambda r: Project(name(r), text(r, 100), text(r, 2_000), labels(r)),
+    QualityEvaluation: quality_evaluation,
+    QualityProfile: quality_profile,
+    QualityRule: quality_rule,
     RecordManifest: lambda r: RecordManifest(some(r, audit_record)),
     AdmissionRefusal: admission_refusal,
     QualityGate: quality_gate,
@@ -648,6 +790,29 @@ SAMPLES: dict[type, Any] = {
     PipelineSpec: _PIPELINE,
     Project: Project("p", "P", "", (Label("b", ""), Label("a", ""))),
     QualityGate: _GATE,
+    QualityEvaluation: QualityEvaluation(
+        "cells", ONE, TWO, "fit", ONE, "dbt", "1.9", QualityVerdict.FAIL,
+        (
+            QualityResult("rows", QualitySeverity.ERROR, QualityOutcome.FAIL, "1", "1 is below the minimum 2"),
+            QualityResult("allowed", QualitySeverity.WARN, QualityOutcome.PASS, "1", ""),
+        ),
+        TIME,
+    ),
+    QualityProfile: QualityProfile(
+        "cells", ONE, "by hand 1", 4, 3,
+        (
+            numbers("n", [3, 1, 2], 1, [1, 2]),
+            measured("a", "utf8", ["x", "y", "x"], 1, {(QualityMeasureKind.PATTERN_COUNT, PATTERN): "3"}),
+        ),
+        (QualityMetric("b", "0.5"), QualityMetric("a", "1")),
+    ),
+    QualityRule: QualityRule(
+        "fit", "Fit to train", (Label("team", "a"), Label("b", "")),
+        (
+            quality_check(random.Random(1), QualityCheckType.SCHEMA_EQUAL),
+            dataclasses.replace(quality_check(random.Random(2), QualityCheckType.ALLOWED_FRACTION), values=("b", "a")),
+        ),
+    ),
     RecordManifest: RecordManifest((AuditRecord("run", ONE), AuditRecord("lineage_edge", TWO))),
     Run: Run(
         RUN_ID, ONE, TIME, (Label("b", ""), Label("a", "")),
@@ -692,6 +857,8 @@ SAMPLES: dict[type, Any] = {
 SETS = {
     ("AdmissionDecision", "gate_checks"),
     ("AdmissionDecision", "gates"),
+    ("ColumnProfile", "measures"),
+    ("ColumnProfile", "values"),
     ("Dataset", "labels"),
     ("DatasetVersion", "files"),
     ("EnvironmentLock", "accelerators"),
@@ -707,11 +874,18 @@ SETS = {
     ("Policy", "witnesses"),
     ("Project", "labels"),
     ("QualityGate", "requirements"),
+    ("QualityCheck", "values"),
+    ("QualityEvaluation", "results"),
+    ("QualityProfile", "metrics"),
+    ("QualityRule", "checks"),
+    ("QualityRule", "labels"),
     ("RetryPolicy", "retry_on"),
     ("Run", "labels"),
     ("RunEvidence", "artifacts"),
     ("RunEvidence", "edges"),
+    ("RunEvidence", "evaluations"),
     ("RunEvidence", "events"),
+    ("RunEvidence", "rules"),
     ("RunEvidence", "versions"),
     ("RunComparison", "differences"),
     ("RunComparison", "outputs"),
@@ -731,6 +905,8 @@ SEQUENCES = {
     ("AuditEntry", "refusals"),
     ("Checkpoint", "extensions"),
     ("CheckpointRequest", "proof"),
+    ("ColumnProfile", "bin_counts"),
+    ("ColumnProfile", "edges"),
     ("CompactRange", "hashes"),
     ("DatasetVersion", "columns"),
     ("ExecutionPlan", "critical_path"),
@@ -740,6 +916,8 @@ SEQUENCES = {
     ("PlanStep", "retry_delays_seconds"),
     ("PlanStep", "retry_on"),
     ("Policy", "groups"),
+    ("QualityCheck", "columns"),
+    ("QualityProfile", "columns"),
     ("RecordManifest", "records"),
     ("RunEvent", "step_event"),
     ("RunSummary", "steps"),

@@ -140,8 +140,21 @@ async def test_the_revisions_of_this_release_are_applied_one_after_the_other(emp
     url = empty_database.owner_url
     assert await migrate(url, "0001") == ["0001"]
     assert await rows(empty_database, "SELECT to_regclass('animus.log_leaf')") == [None]
-    assert await migrate(url) == ["0002", "0003", "0004", "0005", "0006"]
-    assert await current(url) == head() == "0006"
+    assert await migrate(url) == ["0002", "0003", "0004", "0005", "0006", "0008", "0009"]
+    assert await current(url) == head() == "0009"
+
+
+async def test_a_database_with_runs_from_before_gates_is_refused(empty_database: Database) -> None:
+    """Their documents say nothing of gates, and no document is ever changed."""
+    url = empty_database.owner_url
+    await migrate(url, "0008")
+    run = '{"createTime":"t","runId":"r","runSpecDigest":"d"}'
+    planted = f"INSERT INTO animus.run (project_id, entry_id, document) VALUES ('p', 'e', '\\x{run.encode().hex()}')"
+    await rows(empty_database, f"DO $$ BEGIN SET LOCAL session_replication_role = replica; {planted}; END $$")
+    assert await rows(empty_database, "SELECT run_id FROM animus.run") == ["r"]
+    with pytest.raises(MigrationRefused, match=r"^this database has runs that were made before gates were"):
+        await migrate(url)
+    assert await current(url) == "0008"
 
 
 async def test_a_database_with_entries_from_before_the_log_is_refused(empty_database: Database) -> None:

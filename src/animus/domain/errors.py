@@ -89,6 +89,7 @@ class Refused(DomainError):
         The records are kept with the audit entry of the refusal.
         """
         super().__init__(reason, message, **details)
+        self.subject = subject
         self.preconditions = tuple(preconditions) or (Precondition(subject, message),)
         self.records = tuple(records)
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import ClassVar
 
+from animus.domain import document
 from animus.domain.dataset import MAX_COLUMNS, Column
-from animus.domain.document import MAX_INTEGER
-from animus.domain.errors import invalid
+from animus.domain.document import MAX_INTEGER, fields_of
+from animus.domain.errors import Invalid, invalid
 from animus.domain.labels import Label, sorted_labels
 from animus.domain.names import (
     METRIC_NAME,
@@ -220,6 +222,28 @@ class QualityRule:
         return tuple(sorted({check.reference_profile_digest for check in self.checks} - {""}))
 
 
+def load_rule(text: bytes) -> QualityRule:
+    """The rule that YAML or JSON text describes: a check needs the fields of its type only.
+
+    Raises Invalid with the path of every field at fault, which a field of another type is.
+    """
+    tree = document.parse_text(text)
+    if isinstance(tree, dict) and isinstance(tree.get("checks"), list):
+        tree = {
+            **tree,
+            "checks": [{**NO_FIELDS, **each} if isinstance(each, dict) else each for each in tree["checks"]],
+        }
+    return document.from_tree(tree, QualityRule)
+
+
+# A check of no type, as JSON.
+NO_FIELDS: dict[str, object] = {
+    key: [] if field in ("values", "columns") else ""
+    for field, key, _ in fields_of(QualityCheck)
+    if field not in ("name", "severity", "type")
+}
+
+
 @dataclass(frozen=True, slots=True)
 class QualityMeasure:
     """A number or a time that was measured of a column."""
@@ -235,7 +259,7 @@ class QualityMeasure:
             check_length(self.argument, 1, 1_000, "argument")
         elif self.argument:
             raise invalid("argument", f"is none of a measure of kind {self.kind}: leave it empty")
-        if self.kind in (QualityMeasureKind.OLDEST, QualityMeasureKind.NEWEST):
+        if self.kind in TIMES:
             check_time(self.value, "value")
             return
         check_decimal(self.value, "value", most=MAX_DECIMAL)
@@ -243,11 +267,20 @@ class QualityMeasure:
             check_count_text(self.value, "value")
 
 
-COUNTS = (
-    QualityMeasureKind.DISTINCT_COUNT,
-    QualityMeasureKind.NOT_FINITE_COUNT,
-    QualityMeasureKind.PATTERN_COUNT,
+COUNTS = frozenset(
+    {QualityMeasureKind.DISTINCT_COUNT, QualityMeasureKind.NOT_FINITE_COUNT, QualityMeasureKind.PATTERN_COUNT}
 )
+NUMBERS = frozenset(  # of finite numbers
+    {
+        QualityMeasureKind.MINIMUM,
+        QualityMeasureKind.MAXIMUM,
+        QualityMeasureKind.MEAN,
+        QualityMeasureKind.STANDARD_DEVIATION,
+        QualityMeasureKind.QUANTILE,
+    }
+)
+TIMES = frozenset({QualityMeasureKind.OLDEST, QualityMeasureKind.NEWEST})
+ROUNDING = Fraction(1, 10**9)  # of a magnitude: far above what sums in binary lose, far below what a mistake makes
 
 
 def check_count_text(value: str, field: str) -> None:
@@ -286,6 +319,7 @@ class ColumnProfile:
         check_count(self.measures, 0, MAX_MEASURES, "measures")
         check_count(self.values, 0, MAX_VALUES, "values")
         check_count(self.edges, 0, MAX_EDGES, "edges")
+        check_count(self.bin_counts, 0, MAX_EDGES + 1, "binCounts")
         # No kind holds a space, which is below all that they may hold: so this orders by kind, and then by argument.
         measures = sorted_set(self.measures, lambda m: f"{m.kind} {m.argument}", "measures", "kind")
         object.__setattr__(self, "measures", measures)
@@ -298,10 +332,80 @@ class ColumnProfile:
             raise invalid("binCounts", f"has {len(self.bin_counts)} items: one more than edges, or none without edges")
         for index, count in enumerate(self.bin_counts):
             check_within(count, 0, MAX_INTEGER, f"binCounts[{index}]")
+        self._check_numbers()
+        self._check_times()
 
-    def measure(self, kind: QualityMeasureKind, argument: str = "") -> str | None:
-        """The value of a measure; None where it was not measured."""
-        return next((m.value for m in self.measures if m.kind is kind and m.argument == argument), None)
+    def _check_numbers(self) -> None:
+        """Refuses numbers that no column can have together.
+
+        A mean and a deviation are computed, in binary as a rule: what their rounding explains is let pass.
+        """
+        least, greatest, mean, deviation = (
+            None if (text := self.measure(kind)) is None else Decimal(text)
+            for kind in (
+                QualityMeasureKind.MINIMUM,
+                QualityMeasureKind.MAXIMUM,
+                QualityMeasureKind.MEAN,
+                QualityMeasureKind.STANDARD_DEVIATION,
+            )
+        )
+        if deviation is not None and deviation < 0:
+            raise invalid("measures[standard_deviation].value", "is negative")
+        if least is not None and greatest is not None:
+            if least > greatest:
+                raise invalid("measures[minimum].value", "is above the maximum")
+            low, high = Fraction(least), Fraction(greatest)
+            slack = max(abs(low), abs(high)) * ROUNDING
+            if mean is not None and not low - slack <= mean <= high + slack:
+                raise invalid("measures[mean].value", "is not between minimum and maximum")
+            if deviation is not None and deviation > high - low + slack:
+                raise invalid("measures[standard_deviation].value", "is more than from minimum to maximum")
+        before = least
+        quantiles = [each for each in self.measures if each.kind is QualityMeasureKind.QUANTILE]
+        for each in sorted(quantiles, key=lambda measure: Decimal(measure.argument)):
+            path, value = f"measures[quantile {each.argument}].value", Decimal(each.value)
+            if before is not None and value < before:
+                raise invalid(path, "is below the minimum, or the quantile of a smaller probability")
+            if greatest is not None and value > greatest:
+                raise invalid(path, "is above the maximum")
+            before = value
+
+    def _check_times(self) -> None:
+        """Refuses times that no column can have together, or beside numbers."""
+        oldest, newest = self.measure(QualityMeasureKind.OLDEST), self.measure(QualityMeasureKind.NEWEST)
+        if oldest and newest and oldest > newest:
+            raise invalid("measures[oldest].value", "is after the newest")
+        kinds = {each.kind for each in self.measures}
+        if kinds & TIMES and (kinds & NUMBERS or self.edges):
+            raise invalid("measures", "are of numbers and of times: a column has one of them")
+
+    def check_counts(self, row_count: int) -> None:
+        """Refuses counts that a column of so many rows cannot have."""
+        check_within(self.null_count, 0, row_count, "nullCount")
+        values = row_count - self.null_count
+        for measure in self.measures:
+            if measure.kind in COUNTS and int(measure.value) > values:
+                raise invalid(
+                    f"measures[{f'{measure.kind} {measure.argument}'.strip()}].value",
+                    f"is more than the {values} values that are not null",
+                )
+        distinct = self.measure(QualityMeasureKind.DISTINCT_COUNT)
+        if distinct == "0" and values:
+            raise invalid("measures[distinct_count].value", f"is 0, and {values} values are not null")
+        if self.values and sum(each.count for each in self.values) != values:
+            raise invalid("values", f"have counts that do not come to the {values} values that are not null")
+        if self.values and distinct is not None and int(distinct) != len(self.values):
+            raise invalid("measures[distinct_count].value", f"is {distinct}, and there are {len(self.values)} values")
+        finite = values - int(self.measure(QualityMeasureKind.NOT_FINITE_COUNT) or 0)
+        if self.edges and sum(self.bin_counts) != finite:
+            raise invalid("binCounts", f"do not come to the {finite} finite numbers")
+        for measure in self.measures:
+            if measure.kind in NUMBERS | TIMES and not finite:
+                raise invalid(f"measures[{measure.kind}]", "is of a column that has nothing to measure")
+
+    def measure(self, kind: QualityMeasureKind) -> str | None:
+        """The value of a measure without an argument; None where it was not measured."""
+        return next((each.value for each in self.measures if each.kind is kind and not each.argument), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +443,12 @@ class QualityProfile:
         check_count(self.columns, 0, MAX_COLUMNS, "columns")
         check_count(self.metrics, 0, MAX_METRICS, "metrics")
         sorted_set(self.columns, lambda c: c.name, "columns", "name")
+        for index, column in enumerate(self.columns):
+            try:
+                column.check_counts(self.row_count)
+            except Invalid as error:
+                (found,) = error.violations
+                raise invalid(f"columns[{index}].{found.field}", found.description) from None
         object.__setattr__(self, "metrics", sorted_set(self.metrics, lambda m: m.name, "metrics", "name"))
 
 

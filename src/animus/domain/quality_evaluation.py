@@ -48,7 +48,7 @@ class _NotMeasuredError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class ProfileFacts:
     """A profile, with ways to look things up."""
 
     profile: QualityProfile
@@ -116,8 +116,8 @@ def _context() -> Context:
     )
 
 
-def _facts(profile: QualityProfile) -> _Facts:
-    return _Facts(
+def _facts(profile: QualityProfile) -> ProfileFacts:
+    return ProfileFacts(
         profile,
         {column.name: column for column in profile.columns},
         {(column.name, m.kind, m.argument): m.value for column in profile.columns for m in column.measures},
@@ -125,7 +125,7 @@ def _facts(profile: QualityProfile) -> _Facts:
     )
 
 
-def _result(check: QualityCheck, facts: _Facts, others: Mapping[str, _Facts], time: str) -> QualityResult:
+def _result(check: QualityCheck, facts: ProfileFacts, others: Mapping[str, ProfileFacts], time: str) -> QualityResult:
     """What came of a check. Raises _NotMeasuredError."""
     try:
         observed = "" if check.type in SCHEMA_TYPES else _observed(check, facts, others, time)
@@ -136,7 +136,7 @@ def _result(check: QualityCheck, facts: _Facts, others: Mapping[str, _Facts], ti
     return QualityResult(check.name, check.severity, outcome, observed, problem[:MAX_REASON])
 
 
-def _schema_problem(check: QualityCheck, facts: _Facts) -> str:
+def _schema_problem(check: QualityCheck, facts: ProfileFacts) -> str:
     """The first way in which the columns are not what the check asks for; empty for none."""
     for index, wanted in enumerate(check.columns):
         found = facts.columns.get(wanted.name)
@@ -161,7 +161,7 @@ def _bounds_problem(check: QualityCheck, observed: str) -> str:
     return ""
 
 
-def _observed(check: QualityCheck, facts: _Facts, others: Mapping[str, _Facts], time: str) -> str:
+def _observed(check: QualityCheck, facts: ProfileFacts, others: Mapping[str, ProfileFacts], time: str) -> str:
     """What a check with bounds looks at. Raises _NoAnswerError and _NotMeasuredError."""
     if check.type is QualityCheckType.ROW_COUNT:
         return str(facts.profile.row_count)
@@ -185,7 +185,12 @@ def _observed(check: QualityCheck, facts: _Facts, others: Mapping[str, _Facts], 
 
 
 def _of_values(
-    check: QualityCheck, facts: _Facts, column: ColumnProfile, values: int, others: Mapping[str, _Facts], time: str
+    check: QualityCheck,
+    facts: ProfileFacts,
+    column: ColumnProfile,
+    values: int,
+    others: Mapping[str, ProfileFacts],
+    time: str,
 ) -> str:
     """What a check looks at in a column that has values. Raises _NoAnswerError and _NotMeasuredError."""
 
