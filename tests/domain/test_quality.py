@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +59,14 @@ def test_a_rule_is_read_from_text() -> None:
     assert rule.references() == (ONE,)
     tree = document.tree_of(rule)
     assert load_rule(as_yaml(tree)) == rule
+
+
+def test_the_rule_of_the_documentation_is_one() -> None:
+    """docs/quality.md shows a rule as it is written."""
+    page = (Path(__file__).parents[2] / "docs" / "quality.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert load_rule(block.encode()).rule_id == "cells-fit"
+    assert {kind for kind in QualityCheckType if f"`{kind}`" not in page} == set()
 
 
 @LAW
