@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import Database
 from contract import METHODS
+from domain.test_external_lineage import event as openlineage_event
 from google.protobuf.message import Message
 from sqlalchemy import event, make_url
 
@@ -31,6 +32,7 @@ from service.requests import (
     create_run,
     dataset,
     environment,
+    external_event,
     plan_run,
     prepare,
     register_pipeline,
@@ -227,6 +229,8 @@ class Calls:
             return pipeline
         if method == "CreateRun":
             return create_run(self._spec, unique)
+        if method == "RecordOpenLineageEvent":
+            return external_event(openlineage_event(job={"namespace": "jobs", "name": unique}))
         if method == "AddCosignatures":
             return await self._cosignatures(unique)
         run_id = (await self._server.admin("CreateRun", create_run(self._spec, secrets.token_hex(8)))).run_id
@@ -281,6 +285,7 @@ MUTATING = (
     "RegisterArtifacts",
     "RecordMetrics",
     "AddCosignatures",
+    "RecordOpenLineageEvent",
 )
 
 
