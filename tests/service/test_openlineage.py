@@ -201,6 +201,9 @@ async def test_the_same_event_again_is_answered_as_before(
     answers = [await http.post(path, content=body, headers=headers) for path in paths]
     assert [each.headers.get("animus-replayed") for each in answers] == [None, "true", "true"]
     assert len({each.content for each in answers}) == 1
+    again = await runtime("RecordOpenLineageEvent", external_event(tree))
+    assert again.record.digest == answers[0].json()["record"]["digest"]
+    assert runtime.metadata["animus-replayed"] == "true"
     other = await http.post(paths[0], content=body, headers={**headers, "idempotency-key": "another"})
     assert other.json() == answers[0].json()
     assert "animus-replayed" not in other.headers

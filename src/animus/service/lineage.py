@@ -68,6 +68,8 @@ class Question:
 
 def _complete(request: pb.RecordOpenLineageEventRequest, principal: Principal) -> None:
     """OpenLineage's clients send an event and a token, and nothing else."""
+    if request.HasField("event") and not request.event.content_type:
+        request.event.content_type = JSON
     if not request.project_id and not principal.role.of_instance:
         request.project_id = principal.project_id
     if not request.request_id:
@@ -172,7 +174,7 @@ class LineageService:
         """Writes an event that is not there yet, and those of its edges that are not."""
         if not request.HasField("event"):
             raise invalid("event", "is missing")
-        if request.event.content_type not in ("", JSON):
+        if request.event.content_type != JSON:
             raise invalid("event.contentType", f"is not {JSON}")
         if request.event.extensions:
             raise invalid("event.extensions", "are not taken")
