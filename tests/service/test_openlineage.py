@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import prov.model as prov_model
 import pytest
+from animus_gateway.main import open_channel, serve_gateway
 from domain.test_external_lineage import RUN, dataset, event
 from domain.test_openlineage import FOLDER, check
-from gateway_harness import gateway_to
 from google.protobuf import json_format
 from openlineage.client import OpenLineageClient
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
@@ -27,7 +27,7 @@ from animus.v1 import audit_pb2, evidence_pb2, lineage_pb2
 from service.conftest import Caller, Failure, Server, gathered
 from service.requests import ONE, TWO, create_run, external_event, plan_run, prepare, report, version
 from service.requests import event as step_event
-from service.shared import served
+from service.shared import after_first, executing, served
 from service.test_lineage import BOTH, DOWN, UP, lineage, names
 from service.test_reproduction import executed
 
@@ -48,8 +48,11 @@ async def shared(
 @pytest.fixture(scope="module")
 async def http(shared: Server) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway in front of the server."""
-    async with gateway_to(shared.running.grpc) as (_, client):
-        yield client
+    async with open_channel(shared.running.grpc, 64 << 20) as channel:
+        gateway = await serve_gateway(channel, "127.0.0.1", 0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False) as client:
+            yield client
+        await gateway.stop()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,7 @@ async def external_run(server: Server, run_id: str) -> lineage_pb2.ExternalRun:
     """A run of another system, found page by page."""
     request = lineage_pb2.ListExternalRunsRequest(project_id="p", page_size=2)
     seen: list[str] = []
-    match = None
+    match: lineage_pb2.ExternalRun | None = None
     while True:
         page = await server.admin("ListExternalRuns", request)
         seen += [run.run_id for run in page.external_runs]
@@ -451,9 +454,20 @@ async def test_pages_are_of_the_time_of_the_first(server: Server) -> None:
     sent = [event(inputs=[dataset(name)], outputs=[], run={"runId": RUN}) for name in "bdfh"]
     for tree in sent:
         await server.admin("RecordOpenLineageEvent", external_event(tree))
-    first = await server.admin("GetLineage", lineage(NODE, UP, max_nodes=2))
+    walks: list[str] = []
+
+    async def meanwhile() -> None:
+        tree = event(inputs=[dataset("a")], outputs=[], run={"runId": RUN})
+        await server.admin("RecordOpenLineageEvent", external_event(tree))
+
+    with after_first(server, ("SELECT * FROM animus.open_call",), meanwhile), executing(server, walks.append):
+        first = await server.admin("GetLineage", lineage(NODE, UP, max_nodes=2))
     assert (len(first.nodes), len(first.edges), first.truncated) == (2, 1, False)
-    for name in "aceg":
+    assert sum("CROSS JOIN LATERAL" in each for each in walks) == 4  # two levels, twice
+    with executing(server, walks.append):
+        assert (await server.admin("GetLineage", lineage(NODE, UP, max_nodes=2))).next_page_token
+    assert sum("CROSS JOIN LATERAL" in each for each in walks) == 6  # nothing was written meanwhile: once
+    for name in "ceg":
         tree = event(inputs=[dataset(name)], outputs=[], run={"runId": RUN})
         await server.admin("RecordOpenLineageEvent", external_event(tree))
     rest = await server.admin("GetLineage", lineage(NODE, UP, max_nodes=2, page_token=first.next_page_token))

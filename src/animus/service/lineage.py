@@ -103,9 +103,10 @@ class LineageService:
         async def query(view: View) -> pb.Lineage:
             asking = question
             walk, page = await _walked(view, asking, after, size)
-            if page.next_place and asking.as_of == NOW:  # further pages are of what is there now: so is this one
+            if page.next_place and asking.as_of == NOW:  # the next pages are of the time of this call: so is this one
                 asking = replace(asking, as_of=AsOf(view.time, None))
-                walk, page = await _walked(view, asking, after, size)
+                if await view.written_after(view.time):
+                    walk, page = await _walked(view, asking, after, size)
             reply = pb.Lineage(truncated=walk.truncated)
             for depth, name in page.nodes:
                 reply.nodes.add(name=name, depth=depth, kind=_number(name))

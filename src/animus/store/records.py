@@ -228,6 +228,10 @@ class Records:
         rows = await self._rows(_AUDIT_ENTRIES_OF if resource else _AUDIT_ENTRIES, values)
         return [_entry(row) for row in rows]
 
+    async def written_after(self, time: str) -> bool:
+        """Whether there is an entry of a later time; one statement."""
+        return bool((await self._rows(_WRITTEN_AFTER, {"time": time}))[0].found)
+
     async def links(
         self, nodes: Sequence[str], direction: LineageDirection, as_of: AsOf, limit: int
     ) -> list[tuple[str, str, str]]:
@@ -419,6 +423,10 @@ _AUDIT_PAGE = (
 )
 _AUDIT_ENTRIES = text(_AUDIT_PAGE.format(where=""))
 _AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND e.resource = :resource"))
+
+_WRITTEN_AFTER = text(
+    "SELECT EXISTS (SELECT FROM animus.audit_entry WHERE project_id = :project_id AND time > :time) AS found"
+)
 
 SAME_CONTENT = "same_content"  # no relation of an edge: nobody wrote it
 
