@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,14 +21,16 @@ from openlineage.client.facet_v2 import dataset_version_dataset, error_message_r
 from openlineage.client.transport.http import ApiKeyTokenProvider, HttpCompression, HttpConfig, HttpTransport
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from animus.domain.external_lineage import edges_of_event, parse_event
+from animus.domain.external_lineage import MAX_EVENT_BYTES, edges_of_event, parse_event
 from animus.domain.names import external_run_name
 from animus.store.embedded import EmbeddedPostgres
-from animus.v1 import audit_pb2, evidence_pb2, lineage_pb2
+from animus.v1 import audit_pb2, evidence_pb2, lineage_pb2, log_pb2
+from service.bundles import exported
 from service.conftest import Caller, Failure, Server, gathered
 from service.requests import ONE, TWO, create_run, external_event, plan_run, prepare, report, version
 from service.requests import event as step_event
 from service.shared import after_first, executing, served
+from service.test_evidence_verified import verify
 from service.test_lineage import BOTH, DOWN, UP, lineage, names
 from service.test_reproduction import executed
 
@@ -370,6 +373,30 @@ async def test_an_external_run_joins_ours_by_a_version_in_whichever_order(shared
 
 
 Prov = tuple[dict[str, Any], prov_model.ProvDocument]
+
+
+async def test_the_largest_event_is_taken_and_its_records_are_in_the_bundle_of_the_log(
+    server: Server, tmp_path: Path
+) -> None:
+    """A mebibyte with 2,000 datasets: an edge for each, and all of it verified offline with the log."""
+    tree = event(outputs=[], inputs=[dataset(f"t{number}") for number in range(2_000)])
+    tree["job"]["facets"] = {"x": {"_producer": "p", "_schemaURL": "s", "text": ""}}
+    room = MAX_EVENT_BYTES - len(json.dumps(tree))
+    tree["job"]["facets"]["x"]["text"] = "x" * room
+    request = external_event(tree)
+    assert len(request.event.data) == MAX_EVENT_BYTES
+    await server.admin("RecordOpenLineageEvent", request)
+    found = await server.admin("ListExternalRuns", lineage_pb2.ListExternalRunsRequest(project_id="p"))
+    assert [(run.input_count, run.output_count) for run in found.external_runs] == [(2_000, 0)]
+    data = await exported(server.admin, evidence_pb2.ExportEvidenceRequest(project_id="p", request_id="e"))
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(data)
+    log = await server.admin("GetLog", log_pb2.GetLogRequest(project_id="p"))
+    said = verify(path, [key.vkey for key in log.keys])
+    assert said.verdict == "SIGNED", said
+    with zipfile.ZipFile(path) as bundle:
+        (name,) = [name for name in bundle.namelist() if "/records/" in name]
+        assert request.event.data.decode()[:50].encode() in bundle.read(name).replace(b'\\"', b'"')
 
 
 async def prov(caller: Caller, node: str, direction: Any, **more: Any) -> Prov:
