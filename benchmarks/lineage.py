@@ -40,7 +40,10 @@ from animus.domain.names import (
 from animus.keyring import Keyring
 from animus.service.calls import Caller
 from animus.service.lineage import LineageService
+from animus.service.log_identity import LogIdentity
+from animus.service.pages import Pages
 from animus.store.engine import make_engine
+from animus.store.log import LogStore
 from animus.store.unit_of_work import UnitOfWork
 from animus.v1 import lineage_pb2 as pb
 from animus.v1 import lineage_pb2_grpc
@@ -246,7 +249,7 @@ async def ask(
     }
 
 
-async def statements(engine: AsyncEngine, method: str, start: str, rest: dict[str, Any]) -> int:
+async def statements(engine: AsyncEngine, keyring: Keyring, method: str, start: str, rest: dict[str, Any]) -> int:
     """How many statements a call sends, counted as the same service sends them from here."""
     count = 0
 
@@ -254,7 +257,8 @@ async def statements(engine: AsyncEngine, method: str, start: str, rest: dict[st
         nonlocal count
         count += 1
 
-    service = LineageService(UnitOfWork(engine, lambda: secrets.token_hex(16), lambda *_: b"", None))
+    work = UnitOfWork(engine, lambda: secrets.token_hex(16), lambda *_: b"", None)
+    service = LineageService(work, Pages(b""), LogIdentity(LogStore(engine, "bench"), keyring))
     caller = Caller(Principal("bench", Role.ADMIN, PROJECT), method)
     call: Callable[..., Awaitable[Any]] = getattr(service, method)
     event.listen(engine.sync_engine, "before_cursor_execute", executed)
@@ -273,7 +277,8 @@ async def measure(here: Machine, edges: int, seconds: float, most: int) -> dict[
         engine = make_engine(served.database.service_url, pool_size=1, pgbouncer=False)
         changes = new_changes(edges, random.Random(0), graph)  # noqa: S311 (the same in each measurement)
         began = time.perf_counter()
-        count = await fill(engine, Keyring(served.folder / "log"), changes)
+        keyring = Keyring(served.folder / "log")
+        count = await fill(engine, keyring, changes)
         filled = time.perf_counter() - began
         await published(served)
         admin = create_async_engine(served.database.admin_url, isolation_level="AUTOCOMMIT")
@@ -289,7 +294,7 @@ async def measure(here: Machine, edges: int, seconds: float, most: int) -> dict[
             for name, (method, starts, rest) in questions(graph).items():
                 row = await ask(stub, served, method, starts, rest, seconds, most)
                 some = (starts[0], starts[len(starts) // 2], starts[-1])
-                row["statements"] = max([await statements(engine, method, start, rest) for start in some])
+                row["statements"] = max([await statements(engine, keyring, method, start, rest) for start in some])
                 print(f"{name}: {row}", file=sys.stderr)
                 found[name] = row
         await engine.dispose()

@@ -36,6 +36,7 @@ from animus.domain.dry_run import AssumedFailure, Scenario
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import Invalid, Violation
 from animus.domain.evidence import RunSummary
+from animus.domain.external_lineage import ExternalEvent
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge
 from animus.domain.pipeline import ErrorKind, PipelineSpec, RetryKind
@@ -52,7 +53,16 @@ from animus.v1 import (
 )
 
 # Kinds without a message that is read: what the server composes, or writes for itself.
-COMPOSED = {AdmissionRefusal, DatasetVerification, FileManifest, Run, RunComparison, RunEvent, RunSummary}
+COMPOSED = {
+    AdmissionRefusal,
+    DatasetVerification,
+    ExternalEvent,
+    FileManifest,
+    Run,
+    RunComparison,
+    RunEvent,
+    RunSummary,
+}
 # Each other kind of document with its message, which has its name.
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED

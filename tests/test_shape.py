@@ -511,6 +511,7 @@ VALUES_ONLY = {
     "Sealed": "a value beside its own bytes, on the way into the store",
     "Signature": "a line of a signed note",
     "StepSummary": "a part of a bundle's summary; StepStatus says it",
+    "Subgraph": "a part of a graph, on the way into a document",
     "TlogProof": "a text, a part of InclusionProof",
     "Violation": "FieldViolation, and the details of an error",
     "Witness": "a line of a policy's text",
@@ -687,6 +688,7 @@ def as_proto(message: Descriptor) -> descriptor_pb2.DescriptorProto:
 # Output only: the server fills them in from values, and no digest is computed of the message.
 REPLIES = {"Run", "AdmissionDecision", "AdmissionCheck", "AdmissionGateCheck", "AdmissionRefusal"}
 REPLIES |= {"DatasetVerification", "RunComparison", "StepComparison", "OutputComparison", "Difference"}
+REPLIES |= {"ExternalEvent", "ExternalDataset"}
 
 
 def test_hashed_messages_have_one_spelling() -> None:

@@ -37,7 +37,14 @@ from animus_gateway.openapi import contract_comments, describe
 from animus_gateway.routes import Content, Match, Router, compile_routes, contract_files
 from animus_gateway.status import Refusal, from_call, internal, malformed, refusal, status_json, wrong_method
 from animus_gateway.tiles import FILE_ROUTES, encode_file, match_file
-from animus_gateway.transcode import check_content_type, decode_request, encode_reply
+from animus_gateway.transcode import (
+    check_content_type,
+    decode_request,
+    decompress,
+    encode_reply,
+    is_compressed,
+    too_large,
+)
 
 logger = logging.getLogger("animus_gateway")
 
@@ -207,13 +214,17 @@ class _Calls:
         match = match_file(request.method, raw_path) or self._router.match(request.method, raw_path)
         metadata = _forwarded(request.headers)
         body = await self._body(request)
+        compressed = False
         if body:
-            check_content_type(_one(request.headers, "content-type"), _one(request.headers, "content-encoding"))
+            check_content_type(_one(request.headers, "content-type"))
+            compressed = is_compressed(_one(request.headers, "content-encoding"))
         query: bytes = scope["query_string"]
-        message = await self._beside_loop(
-            len(body),
-            lambda: decode_request(match, query.decode("latin-1"), body, _one(request.headers, "idempotency-key")),
-        )
+
+        def decode() -> Message:
+            whole = decompress(body, self._max_body_bytes) if compressed else body
+            return decode_request(match, query.decode("latin-1"), whole, _one(request.headers, "idempotency-key"))
+
+        message = await self._beside_loop(self._max_body_bytes if compressed else len(body), decode)
         if match.route.rpc.server_streaming:
             await self._stream(match, message, metadata, receive, send)
         else:
@@ -222,22 +233,16 @@ class _Calls:
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises a Refusal: 413 as soon as it is too large, 408 when it does not arrive in time."""
-        too_large = refusal(
-            code_pb2.RESOURCE_EXHAUSTED,
-            "REQUEST_MALFORMED",
-            f"the body is larger than {self._max_body_bytes} bytes",
-            http_status=413,
-        )
         declared = request.headers.get("content-length", "0")  # digits only: the HTTP parser has seen to that
         if len(declared) > 15 or int(declared) > self._max_body_bytes:
-            raise too_large
+            raise too_large(self._max_body_bytes)
         body = bytearray()
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > self._max_body_bytes:
-                        raise too_large
+                        raise too_large(self._max_body_bytes)
         except TimeoutError:
             raise refusal(
                 code_pb2.DEADLINE_EXCEEDED, "DEADLINE", "the body did not arrive in time", http_status=408

@@ -200,7 +200,10 @@ class _Description:
             "parameters": [*self._path_parameters(route), *self._query_parameters(route), *self._headers(route)],
             "responses": {"200": self._answer(route), "default": _ERRORS},
         }
-        if route.body is not None:
+        if route.raw_body is not None:
+            comment = self._comments.get(route.raw_body.full_name, "")
+            operation["requestBody"] = {"description": comment, "content": {"application/json": {}}}
+        elif route.body is not None:
             body = route.rpc.input_type if route.body == "*" else route.body.message_type
             assert body is not None  # a route's body is a message
             operation["requestBody"] = {"content": {"application/json": {"schema": self._message(body)}}}

@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from google.api import annotations_pb2, http_pb2
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.rpc import code_pb2
 
@@ -72,6 +73,12 @@ class Route:
     def variables(self) -> tuple[FieldPath, ...]:
         """The fields that the path gives, in its order."""
         return tuple(segment for segment in self.segments if isinstance(segment, FieldPath))
+
+    @property
+    def raw_body(self) -> FieldDescriptor | None:
+        """The field that takes the body as it stands; None where there is none, and the body is a message in JSON."""
+        body = self.body
+        return body if isinstance(body, FieldDescriptor) and body.message_type == HttpBody.DESCRIPTOR else None
 
     def take(self, segments: Sequence[str]) -> tuple[str, ...] | None:
         """The values of the variables in these segments, or None when the path is not of this route."""

@@ -13,17 +13,20 @@ import functools
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import code_pb2
 
 from animus_gateway.routes import FieldPath, Match, percent_decode
-from animus_gateway.status import MAX_VIOLATIONS, Violation, invalid, malformed
+from animus_gateway.status import MAX_VIOLATIONS, Refusal, Violation, invalid, malformed, refusal
 
 MAX_DEPTH = 64  # messages inside messages; the contract's deepest request has seven
 # JSON of the largest pipeline (10,000 steps) has 500,000. Memory and time grow with their number, about 15 s for these.
@@ -41,22 +44,55 @@ _FLOAT_MAX = 3.4028234663852886e38
 _SPELLED = frozenset(f"google.protobuf.{name}" for name in ("Duration", "FieldMask", "Timestamp"))
 
 
-def check_content_type(content_type: str | None, content_encoding: str | None) -> None:
-    """Raises a Refusal (415) unless a body is declared as JSON in UTF-8, and not compressed."""
+def check_content_type(content_type: str | None) -> None:
+    """Raises a Refusal (415) unless a body is declared as JSON in UTF-8."""
     media_type, *parameters = [part.strip().lower() for part in (content_type or "").split(";")]
     if media_type != "application/json" or any(part not in ("charset=utf-8", 'charset="utf-8"') for part in parameters):
         raise malformed("a body must have the content type application/json, in UTF-8", http_status=415)
-    if content_encoding is not None and content_encoding.strip().lower() != "identity":
-        raise malformed("a body must not be compressed", http_status=415)
+
+
+def is_compressed(content_encoding: str | None) -> bool:
+    """Whether a body is in gzip. Raises a Refusal (415) for any other encoding."""
+    encoding = (content_encoding or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise malformed("a body must be compressed with gzip or not at all", http_status=415)
+    return encoding != "identity"
+
+
+def decompress(body: bytes, max_bytes: int) -> bytes:
+    """A body without its gzip, which has one member. Raises a Refusal: 413 as soon as it is too large, or 400."""
+    member = zlib.decompressobj(wbits=31)  # gzip with its header (RFC 1952)
+    try:
+        whole = member.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise malformed("the body is no gzip") from None
+    if len(whole) > max_bytes:
+        raise too_large(max_bytes)
+    if not member.eof or member.unused_data:
+        raise malformed("the body is not one whole member of gzip")
+    return whole
+
+
+def too_large(max_bytes: int) -> Refusal:
+    """What a client is told whose body is larger than a limit."""
+    return refusal(
+        code_pb2.RESOURCE_EXHAUSTED,
+        "REQUEST_MALFORMED",
+        f"the body is larger than {max_bytes} bytes",
+        http_status=413,
+    )
 
 
 def decode_request(match: Match, query: str, body: bytes, idempotency_key: str | None) -> Message:
     """The request message of a matched call. Raises a Refusal (400) that names each field at fault."""
     route = match.route
-    tree = _body_tree(match, body)
+    raw = route.raw_body
+    tree = {} if raw else _body_tree(match, body)
     if query:
         _add_query(match, tree, query)
     message = _parse(route.rpc.input_type, tree)
+    if raw and body:
+        getattr(message, raw.name).MergeFrom(HttpBody(content_type="application/json", data=body))
     for path, text in zip(route.variables, match.values, strict=True):
         _bind(route.rpc.input_type, message, path, text)
     field = route.rpc.input_type.fields_by_name.get("request_id")

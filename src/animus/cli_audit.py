@@ -31,11 +31,10 @@ from animus.cli_client import (
     read_keys,
     read_policy,
     say,
+    write_stream,
 )
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     import grpc
     from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from animus.sdk.source import Head, Source
     from animus.sdk.trust import Trust, Trusted
     from animus.sdk.verification import Report, Witnessed
-    from animus.v1 import audit_pb2
 
 app = typer.Typer(help="Checks, copies and follows the audit log.", no_args_is_help=True)
 
@@ -185,7 +183,7 @@ def export(
     """
     from animus.sdk.export import export as export_log
     from animus.sdk.source import Server
-    from animus.v1 import audit_pb2
+    from animus.v1 import audit_pb2, audit_pb2_grpc
 
     filters = {"principal": principal, "action": action, "resource": resource, "since": since, "until": until}
     if not ndjson and (first or any(filters.values())):
@@ -204,7 +202,7 @@ def export(
         )
         with channel_to(address, token_file, insecure) as channel:
             if ndjson:
-                _export_lines(channel, request, output)
+                write_stream(audit_pb2_grpc.AuditServiceStub(channel).ExportAuditEntries(request), output)
                 return
             assert output is not None
             server = Server(channel, request.project_id)
@@ -384,33 +382,6 @@ def _by_server(
     for origin in sorted(origins):
         servers[project_of(origin)].check_known(known.of(origin))
     return results, skipped
-
-
-def _export_lines(channel: "grpc.Channel", request: "audit_pb2.ExportAuditEntriesRequest", output: Path | None) -> None:
-    """Writes what the server streams to stdout, or to a file that is there only once it is whole."""
-    import grpc
-
-    from animus.sdk.client import CallFailed
-    from animus.v1 import audit_pb2_grpc
-
-    def copy(file: "BinaryIO") -> None:
-        try:
-            for part in audit_pb2_grpc.AuditServiceStub(channel).ExportAuditEntries(request):
-                file.write(part.data)
-        except grpc.RpcError as error:
-            raise CallFailed(error) from None
-
-    if output is None:
-        copy(sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
-    half = output.with_name(f".{output.name}.half")
-    try:
-        with half.open("wb") as file:
-            copy(file)
-        half.rename(output)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def _time(text: str, name: str) -> "Timestamp | None":

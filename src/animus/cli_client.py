@@ -7,7 +7,7 @@ else is lines on stderr.
 
 import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     import grpc
+    from google.api.httpbody_pb2 import HttpBody
 
     from animus.domain.note import Key
     from animus.domain.policy import Policy
@@ -198,6 +201,32 @@ def transfer() -> Iterator[Callable[[int], None]]:
         yield lambda step: bar.advance(task, step)
 
 
+def write_stream(parts: "Iterable[HttpBody]", output: Path | None) -> None:
+    """Writes what a server streams to stdout, or to a file that is there only once it is whole. Raises CallFailed."""
+    import grpc
+
+    from animus.sdk.client import CallFailed
+
+    def copy(file: "BinaryIO") -> None:
+        try:
+            for part in parts:
+                file.write(part.data)
+        except grpc.RpcError as error:
+            raise CallFailed(error) from None
+
+    if output is None:
+        copy(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    half = output.with_name(f".{output.name}.half")
+    try:
+        with half.open("wb") as file:
+            copy(file)
+        half.rename(output)
+    finally:
+        half.unlink(missing_ok=True)
+
+
 def print_json(tree: object) -> None:
     """A JSON document on stdout."""
     import orjson
@@ -205,7 +234,7 @@ def print_json(tree: object) -> None:
     typer.echo(orjson.dumps(tree, option=orjson.OPT_INDENT_2).decode())
 
 
-def table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, with their columns aligned."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

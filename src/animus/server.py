@@ -165,7 +165,7 @@ def add_services(
             log_pb2.DESCRIPTOR,
             LogService(work, pages, served.identity, served.growth, served.publish_soon, witnesses),
         ),
-        (lineage_pb2.DESCRIPTOR, LineageService(work)),
+        (lineage_pb2.DESCRIPTOR, LineageService(work, pages, served.identity)),
         (
             evidence_pb2.DESCRIPTOR,
             EvidenceService(work, served.identity, served.growth, served.publish_soon, served.keyring),

@@ -1,5 +1,6 @@
 """`animus lineage` against the real server: trees, tables, JSON, short names, and what is refused."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,7 +62,14 @@ async def test_a_node_is_shown_as_a_tree(lineage: Command, run_id: str) -> None:
     ]
     short = await lineage("show", f"runs/{run_id}", "--direction", "downstream", "--max-nodes", "1")
     assert short.out.splitlines()[0] == f"runs/{run_id}"
-    assert "left out" in short.out.splitlines()[1]
+    assert "--all" in short.out.splitlines()[1]
+    near = await lineage(
+        "show", f"runs/{run_id}", "--direction", "downstream", "--depth", "1", "--max-nodes", "1", "--all"
+    )
+    assert len(near.out.splitlines()) == 4
+    assert "left out: --depth" in near.out.splitlines()[3]
+    whole = await lineage("show", f"artifacts/{TWO}", "--max-nodes", "2", "--all")
+    assert whole.out == up.out
 
 
 async def test_kinds_are_shown_as_a_table(lineage: Command, run_id: str) -> None:
@@ -105,6 +113,30 @@ async def test_what_cannot_be_asked_is_refused(lineage: Command, run_id: str) ->
         done = await lineage("show", f"runs/{run_id}", *arguments)
         assert (done.code, said in done.err, done.out) == (code, True, ""), done
     assert (await lineage("show", "runs/absent")).code == 3
+
+
+async def test_lineage_goes_out_and_comes_in(lineage: Command, server: Server, run_id: str, tmp_path: Path) -> None:
+    """A run as OpenLineage and a part of the graph as PROV, to a file and to stdout; events in, and their runs."""
+    events = tmp_path / "events.ndjson"
+    done = await lineage("openlineage", run_id, "--output", str(events))
+    assert (done.code, done.out) == (0, "")
+    kinds = [json.loads(line)["eventType"] for line in events.read_text().splitlines()]
+    assert kinds == ["START", "START", "COMPLETE", "START", "COMPLETE", "COMPLETE"]
+    runtime = command(server, (await server.caller("p", "runtime")).token, tmp_path, "lineage")
+    assert [(await runtime("record", str(events))).out for _ in range(2)] == ["6 events\n"] * 2
+    listed = await lineage("external-runs")
+    assert [line.split()[1] for line in listed.out.splitlines()] == ["COMPLETE"] * 3
+    assert len((await lineage("external-runs", "--json")).json["externalRuns"]) == 3
+    document = (
+        await lineage("prov", f"artifacts/{TWO}", "--depth", "1", "--kind", "artifact", "--as-of-index", "99")
+    ).err
+    assert "LOG_TOO_SMALL" in document or "leaves" in document
+    found = (await lineage("prov", f"artifacts/{TWO}")).json
+    assert {"activity", "entity", "prefix", "used", "wasGeneratedBy"} <= found.keys()
+    assert (await lineage("prov", "runs/absent")).code == 3
+    events.write_text('{"run": 1}')
+    wrong = await runtime("record", str(events))
+    assert (wrong.code, "event.producer" in wrong.err) == (2, True)
 
 
 def test_every_relation_has_words() -> None:

@@ -34,6 +34,7 @@ from animus.domain.dry_run import Difference
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
 from animus.domain.errors import Invalid, Violation
 from animus.domain.evidence import AttemptSummary, Evidence, OutputSummary, RunSummary, StepSummary
+from animus.domain.external_lineage import ExternalDataset, ExternalEvent, ExternalEventType
 from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge, LineageRelation
 from animus.domain.log import MAX_SIZE, Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd, LogKeyStatus
@@ -482,6 +483,32 @@ def evidence(rng: Rng) -> Evidence:
     )
 
 
+def uuid(rng: Rng) -> str:
+    """A UUID of no version."""
+    digits = random_id(rng)
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def external_event(rng: Rng) -> ExternalEvent:
+    """A run event of another system; its text is any."""
+    return ExternalEvent(
+        event_time=time(rng),
+        event_type=rng.choice(list(ExternalEventType)),
+        run_id=uuid(rng),
+        job_namespace=text(rng, 99, 1),
+        job_name=text(rng, 99, 1),
+        parent_run_id=rng.choice(["", uuid(rng)]),
+        inputs=some(rng, external_dataset, key=repr),
+        outputs=some(rng, external_dataset, key=repr),
+        event=text(rng, 99),
+    )
+
+
+def external_dataset(rng: Rng) -> ExternalDataset:
+    """A dataset of another system."""
+    return ExternalDataset(text(rng, 99, 1), text(rng, 99, 1), rng.choice(["", text(rng, 99)]))
+
+
 def attempt_summary(rng: Rng) -> AttemptSummary:
     """An attempt in any state."""
     return AttemptSummary(
@@ -645,6 +672,7 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     Evidence: evidence,
     ExecutionPlan: plan,
     FileManifest: manifest,
+    ExternalEvent: external_event,
     LineageEdge: lambda r: LineageEdge(text(r, 99), r.choice(list(LineageRelation)), text(r, 99)),
     LogEpoch: log_epoch,
     LogForfeit: lambda r: LogForfeit(random_id(r), leaf_hash(r), text(r, 2_000, 1)),
@@ -781,6 +809,12 @@ SAMPLES: dict[type, Any] = {
     Evidence: Evidence("p", RUN_ID, "animus.example/p/1", 1, 3, 9, (7, 2)),
     ExecutionPlan: make_plan(ONE, TWO, _PIPELINE),
     FileManifest: _FILES,
+    ExternalEvent: ExternalEvent(
+        "2026-01-02T03:04:05.678901Z", ExternalEventType.COMPLETE, "1" * 8 + "-1111" * 3 + "-" + "1" * 12,
+        "jobs", "load", "2" * 8 + "-2222" * 3 + "-" + "2" * 12,
+        (ExternalDataset("s3://lake", "raw", "v1"), ExternalDataset("s3://lake", "keys", "")),
+        (ExternalDataset("pg", "public.cells", ""), ExternalDataset("pg", "public.added", "")), "{}",
+    ),
     LineageEdge: LineageEdge("projects/p/runs/r", LineageRelation.USED, "projects/p/x"),
     LogEpoch: LogEpoch(INSTANCE_LOG, 2, 7, "1" * 64, 9, "2" * 64, "restored"),
     LogForfeit: LogForfeit(RUN_ID, "1" * 64, "the disk lost it"),
@@ -880,6 +914,12 @@ SETS = {
     ("QualityRule", "checks"),
     ("QualityRule", "labels"),
     ("RetryPolicy", "retry_on"),
+    ("ExternalEvent", "inputs"),
+    ("ExternalEvent", "outputs"),
+    ("Subgraph", "edges"),
+    ("Subgraph", "joins"),
+    ("Subgraph", "nodes"),
+    ("Subgraph", "starts"),
     ("Run", "labels"),
     ("RunEvidence", "artifacts"),
     ("RunEvidence", "edges"),

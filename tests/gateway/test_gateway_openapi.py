@@ -24,6 +24,7 @@ from animus.v1 import audit_pb2, run_pb2
 ROUTES = compile_routes(contract_files())
 DOCUMENT = describe([*ROUTES, *FILE_ROUTES], contract_comments())
 SCHEMAS = DOCUMENT["components"]["schemas"]
+SECOND = ("/api/v1/lineage",)  # additional bindings of an RPC
 
 
 def errors_of(document: dict[str, Any]) -> list[str]:
@@ -51,6 +52,16 @@ def test_the_document_is_valid_openapi() -> None:
     assert errors_of(DOCUMENT) == []
     broken = {**DOCUMENT, "paths": {"/v1/{x}": {"get": {"responses": {}}}}}
     assert errors_of(broken) != []
+
+
+def test_a_body_that_stands_as_it_is_is_json_of_any_kind() -> None:
+    """Both paths of the event take it whole; what the path does not say, the query may."""
+    for path, asked in (("/v1/projects/{projectId}/lineage:openlineage", []), ("/api/v1/lineage", ["projectId"])):
+        found = DOCUMENT["paths"][path]["post"]
+        assert found["requestBody"]["content"] == {"application/json": {}}
+        parameters = [each["name"] for each in found["parameters"] if each["in"] == "query"]
+        assert parameters == [*asked, "requestId", "validateOnly"]
+    assert not [name for name in SCHEMAS if "HttpBody" in name or name.endswith(".Any")]
 
 
 def test_a_service_with_every_kind_of_field_is_described_validly() -> None:
@@ -85,7 +96,7 @@ def test_each_route_is_an_operation_and_each_operation_a_route() -> None:
             "/"
             + "/".join(part if isinstance(part, str) else "{}" for part in route.segments)
             + (f":{route.verb}" if route.verb else ""),
-            f"{route.rpc.containing_service.name}_{route.rpc.name}",
+            f"{route.rpc.containing_service.name}_{route.rpc.name}" + ("_2" if route.template in SECOND else ""),
         )
         for route in ROUTES
     }

@@ -1,15 +1,18 @@
 """Requests that succeed, for tests to vary: a pipeline of two steps, a dataset, an environment, a run."""
 
+import json
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from google.api import httpbody_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from animus.v1 import (
     dataset_pb2,
     environment_pb2,
+    lineage_pb2,
     pipeline_pb2,
     quality_gate_pb2,
     quality_pb2,
@@ -191,6 +194,15 @@ async def planned_run(server: Server) -> str:
     run = await server.admin("CreateRun", create_run(await prepare(server.admin)))
     await server.admin("PlanRun", plan_run(run.run_id))
     return str(run.run_id)
+
+
+def external_event(
+    tree: object, request_id: str = "", project_id: str = "p"
+) -> lineage_pb2.RecordOpenLineageEventRequest:
+    """Records an OpenLineage event."""
+    return lineage_pb2.RecordOpenLineageEventRequest(
+        project_id=project_id, request_id=request_id, event=httpbody_pb2.HttpBody(data=json.dumps(tree).encode())
+    )
 
 
 def same(left: Message, right: Message) -> bool:

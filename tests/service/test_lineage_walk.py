@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from animus.domain.lineage import LineageDirection, LineageNodeKind, node_kind
 from animus.service import lineage_walk
-from animus.service.lineage_walk import Link, Walk
+from animus.service.lineage_walk import START, Link, Place, Walk
 
 UP, DOWN, BOTH = LineageDirection.UPSTREAM, LineageDirection.DOWNSTREAM, LineageDirection.BOTH
 RUN, ATTEMPT, ARTIFACT = LineageNodeKind.RUN, LineageNodeKind.STEP_ATTEMPT, LineageNodeKind.ARTIFACT
@@ -37,11 +37,12 @@ def walked(
     direction: LineageDirection,
     max_depth: int,
     kinds: frozenset[LineageNodeKind],
-    max_nodes: int,
+    size: int,
+    after: Place = START,
 ) -> Walk:
-    """A walk to its end."""
-    walk = Walk(starts, kinds, max_nodes)
-    while walk.frontier:
+    """A walk to the end of a page."""
+    walk = Walk(starts, kinds, after, size)
+    while walk.frontier and not walk.complete:
         found = leaving(links, walk.frontier, direction)
         if walk.depth == max_depth:
             walk.stop(found)
@@ -73,43 +74,60 @@ def test_a_walk_to_the_end_finds_what_a_naive_one_finds(
         walk = walked(links, sorted(starts), direction, depth, kinds, 100)
         within = {name: far for name, far in everything.items() if far <= depth}
         wanted = {name for name in within if not kinds or node_kind(name) in kinds}
-        assert list(walk.nodes()) == sorted(((n, within[n]) for n in wanted), key=lambda item: (item[1], item[0]))
+        page = walk.page()
+        assert (list(page.nodes), page.next_place) == (sorted((within[n], n) for n in wanted), None)
         inner = [name for name, far in within.items() if far < depth]
         taken = leaving(links, inner, direction)
-        assert list(walk.links()) == [link for link in taken if {link[0], link[2]} <= wanted]
+        assert list(page.links) == [link for link in taken if {link[0], link[2]} <= wanted]
         assert walk.truncated == (len(leaving(links, within, direction)) > len(taken))
 
 
 @given(
     LINKS,
-    st.sets(st.sampled_from(NODES), min_size=1, max_size=2),
+    st.sets(st.sampled_from(NODES), min_size=1, max_size=3),
     st.sampled_from(list(LineageDirection)),
     KINDS,
-    st.integers(2, 9),
+    st.integers(1, 9),
+    st.integers(1, 9),
     st.randoms(use_true_random=False),
 )
-def test_a_limit_leaves_out_the_farthest_and_says_so(
+def test_all_pages_together_are_the_whole(
     links: set[Link],
     starts: set[str],
     direction: LineageDirection,
     kinds: frozenset[LineageNodeKind],
-    limit: int,
+    depth: int,
+    size: int,
     shuffle: random.Random,
 ) -> None:
-    """At most so many nodes, the nearest; truncated only when some are missing; the same in whichever order."""
-    whole = walked(links, sorted(starts), direction, 100, kinds, 100)
-    first, *others = (
-        walked(links, shuffle.sample(sorted(starts), len(starts)), direction, 100, kinds, limit) for _ in range(3)
-    )
-    missing = len(whole.nodes()) - len(first.nodes())
-    assert first.truncated == (missing > 0)
-    assert len(first.nodes()) == min(limit, len(whole.nodes()))
-    assert set(first.nodes()) <= set(whole.nodes())
-    assert [depth for _, depth in first.nodes()] == [depth for _, depth in whole.nodes()][: len(first.nodes())]
-    names = {name for name, _ in first.nodes()}
-    assert all({link[0], link[2]} <= names for link in first.links())
-    for other in others:
-        assert (other.nodes(), other.links(), other.truncated) == (first.nodes(), first.links(), first.truncated)
+    """Each node and link once, in order, whatever the size; truncated if the whole is; the same in whichever order."""
+    whole = walked(links, sorted(starts), direction, depth, kinds, 100)
+    nodes: list[Place] = []
+    found: list[Link] = []
+    place: Place | None = START
+    while place:
+        order = shuffle.sample(sorted(starts), len(starts))
+        walk = walked(links, order, direction, depth, kinds, size, place)
+        page = walk.page()
+        assert len(page.nodes) == size or page.next_place is None
+        known = {name for _, name in (*nodes, *page.nodes)}
+        assert all({link[0], link[2]} <= known for link in page.links)
+        nodes += page.nodes
+        found += page.links
+        place = page.next_place
+    assert walk.truncated == whole.truncated
+    assert (nodes, sorted(found)) == (list(whole.page().nodes), list(whole.page().links))
+    assert len(found) == len(set(found))
+
+
+def test_a_page_ends_the_walk_where_it_is_known() -> None:
+    """On a line of nodes, a page of two reads the links of its own nodes and no others."""
+    line = [f"projects/p/runs/{number:02}" for number in range(20)]
+    links = [(near, "used", far) for near, far in itertools.pairwise(line)]
+    walk = walked(links, line[:1], UP, 100, frozenset(), 2, (4, line[4]))
+    assert [name for _, name in walk.page().nodes] == line[5:7]
+    assert walk.page().links == links[4:6]
+    assert (walk.depth, walk.truncated) == (7, False)
 
 
 def test_every_small_graph_is_walked_through() -> None:
@@ -120,7 +138,8 @@ def test_every_small_graph_is_walked_through() -> None:
         for links in itertools.combinations(pairs, size):
             for direction in LineageDirection:
                 walk = walked(links, nodes[:1], direction, 9, frozenset(), 9)
-                assert dict(walk.nodes()) == distances(links, nodes[:1], direction)
+                depths = {name: depth for depth, name in walk.page().nodes}
+                assert depths == distances(links, nodes[:1], direction)
                 assert not walk.truncated
 
 
@@ -129,4 +148,5 @@ def test_a_walk_of_too_many_nodes_ends_and_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(lineage_walk, "MAX_WALKED", 2)
     links = [("projects/p/runs/a", "used", "projects/p/runs/b"), ("projects/p/runs/b", "used", "projects/p/runs/c")]
     walk = walked(links, ["projects/p/runs/a"], UP, 9, frozenset({ARTIFACT}), 9)
-    assert (list(walk.depths), walk.truncated, walk.nodes()) == (["projects/p/runs/a", "projects/p/runs/b"], True, [])
+    assert (list(walk.depths), walk.truncated) == (["projects/p/runs/a", "projects/p/runs/b"], True)
+    assert (walk.page().nodes, walk.page().links) == ([], [])

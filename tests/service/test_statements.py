@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import Database
 from contract import METHODS
+from domain.test_external_lineage import event as openlineage_event
 from google.protobuf.message import Message
 from sqlalchemy import event, make_url
 
@@ -33,6 +34,7 @@ from service.requests import (
     dataset,
     environment,
     evaluate,
+    external_event,
     foreign,
     overriding,
     plan_run,
@@ -251,6 +253,8 @@ class Calls:
             return evaluate(made.record.digest, measured.record.digest)
         if method == "RecordForeignEvaluation":
             return foreign()
+        if method == "RecordOpenLineageEvent":
+            return external_event(openlineage_event(job={"namespace": "jobs", "name": unique}))
         if method == "AddCosignatures":
             return await self._cosignatures(unique)
         run_id = (await self._server.admin("CreateRun", create_run(self._spec, secrets.token_hex(8)))).run_id
@@ -311,6 +315,7 @@ MUTATING = (
     "RecordForeignEvaluation",
     "SetQualityGate",  # from here on, the project has one
     "CreateRunOverridingGates",
+    "RecordOpenLineageEvent",
 )
 
 

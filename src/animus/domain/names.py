@@ -30,6 +30,7 @@ PACKAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?")
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"(?:0|-?[1-9][0-9]*|-?(?:0|[1-9][0-9]*)\.[0-9]*[1-9])")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's category Cc but tab and line feed
+RESERVED = re.compile(rb"[^A-Za-z0-9._~-]")  # all that is not unreserved (RFC 3986 §2.3)
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
@@ -209,6 +210,25 @@ def artifact_name(project_id: str, digest: str) -> str:
 def commit_name(project_id: str, repository: str, sha: str) -> str:
     """Full name of a commit."""
     return f"projects/{project_id}/commits/{repository}@{sha}"
+
+
+def external_run_name(project_id: str, run_id: str) -> str:
+    """Full name of a run of another system, by the UUID that it has in OpenLineage."""
+    return f"projects/{project_id}/externalRuns/{run_id}"
+
+
+def external_dataset_name(project_id: str, namespace: str, name: str, version: str) -> str:
+    """Full name of a dataset of another system by what it has in OpenLineage; version empty where none is known.
+
+    Each of the three is percent-encoded, so that decoding gives it back.
+    """
+    at_version = f"@{percent_encoded(version)}" if version else ""
+    return f"projects/{project_id}/externalDatasets/{percent_encoded(namespace)}/{percent_encoded(name)}{at_version}"
+
+
+def percent_encoded(text: str) -> str:
+    """Text with every byte of its UTF-8 but `A-Za-z0-9._~-` percent-encoded."""
+    return RESERVED.sub(lambda found: b"%%%02X" % found[0][0], text.encode()).decode()
 
 
 def quality_rule_name(project_id: str, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""The lineage of a run as W3C PROV-JSON (https://www.w3.org/submissions/prov-json/).
+"""Lineage as W3C PROV-JSON (https://www.w3.org/submissions/prov-json/): that of a run, or any part of the graph.
 
 The names of nodes have the prefix `node`, and what we say of them has `animus`. In a local name each byte other than
 `A-Za-z0-9_./@-` is percent-encoded, so that decoding it gives the lineage node.
@@ -6,11 +6,19 @@ The names of nodes have the prefix `node`, and what we say of them has `animus`.
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import orjson
 
 from animus.domain.evidence import RunEvidence, by_digest, state_of
-from animus.domain.lineage import LineageEdge, LineageRelation, edges_of_evaluation
+from animus.domain.lineage import (
+    LineageDirection,
+    LineageEdge,
+    LineageNodeKind,
+    LineageRelation,
+    edges_of_evaluation,
+    node_kind,
+)
 from animus.domain.names import (
     artifact_name,
     attempt_name,
@@ -36,7 +44,81 @@ RELATIONS = {
     LineageRelation.WAS_DERIVED_FROM: ("wasDerivedFrom", "prov:generatedEntity", "prov:usedEntity"),
 }
 
+ROLES = {
+    "prov:activity": "activity",
+    "prov:starter": "activity",
+    "prov:informed": "activity",
+    "prov:informant": "activity",
+    "prov:entity": "entity",
+    "prov:generatedEntity": "entity",
+    "prov:usedEntity": "entity",
+}
+
+# What happened; all other nodes are things.
+ACTIVITIES = {
+    LineageNodeKind.RUN: "Run",
+    LineageNodeKind.STEP_ATTEMPT: "Attempt",
+    LineageNodeKind.QUALITY_EVALUATION: "QualityEvaluation",
+    LineageNodeKind.EXTERNAL_RUN: "ExternalRun",
+}
+ENTITIES = {
+    LineageNodeKind.ARTIFACT: "Artifact",
+    LineageNodeKind.DATASET_VERSION: "DatasetVersion",
+    LineageNodeKind.PIPELINE_SPEC: "PipelineSpec",
+    LineageNodeKind.ENVIRONMENT_LOCK: "EnvironmentLock",
+    LineageNodeKind.COMMIT: "Commit",
+    LineageNodeKind.QUALITY_RULE: "QualityRule",
+    LineageNodeKind.EXTERNAL_DATASET: "ExternalDataset",
+}
+
 Tree = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Subgraph:
+    """A part of the lineage graph, and what was asked for it. All edges and joins are between its nodes."""
+
+    instance_name: str
+    nodes: tuple[str, ...]
+    edges: tuple[LineageEdge, ...]
+    joins: tuple[tuple[str, str], ...]  # a dataset version and the artifact of the same content
+    starts: tuple[str, ...]
+    direction: LineageDirection
+    as_of_time: str  # empty for none
+    as_of_index: int | None
+    truncated: bool
+
+
+def subgraph(part: Subgraph) -> bytes:
+    """The document of a part: sorted compact JSON and a line feed. Each node has its kind as type.
+
+    A join is an alternateOf, which says that two things are the same in some aspect, and of neither that it was first.
+    """
+    tree: dict[str, Tree] = {
+        "prefix": _prefixes(part.instance_name),
+        "activity": {},
+        "entity": {
+            "animus:subgraph": {
+                "prov:type": _kind("Subgraph"),
+                "animus:direction": part.direction.value,
+                "animus:start": [{"$": qualified(name), "type": "xsd:QName"} for name in part.starts],
+                "animus:truncated": part.truncated,
+                **({"animus:asOfTime": part.as_of_time} if part.as_of_time else {}),
+                **({} if part.as_of_index is None else {"animus:asOfIndex": part.as_of_index}),
+            }
+        },
+    }
+    for name in part.nodes:
+        kind = node_kind(name)
+        if kind in ACTIVITIES:
+            tree["activity"][qualified(name)] = {"prov:type": _kind(ACTIVITIES[kind])}
+        else:
+            tree["entity"][qualified(name)] = {"prov:type": _kind(ENTITIES[kind])} if kind else {}
+    _relate(tree, part.edges)
+    for number, (version, artifact) in enumerate(part.joins, 1):
+        ends: Tree = {"prov:alternate1": qualified(version), "prov:alternate2": qualified(artifact)}
+        tree.setdefault("alternateOf", {})[f"_:alternateOf{number}"] = ends
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS) + b"\n"
 
 
 def document(run: RunEvidence) -> bytes:
@@ -45,26 +127,26 @@ def document(run: RunEvidence) -> bytes:
     To the edges of the run it adds what the evaluations used that its gates looked at.
     """
     tree: dict[str, Tree] = {
-        "prefix": {"animus": VOCABULARY, "node": f"{NODES}{run.instance_name}/"},
+        "prefix": _prefixes(run.instance_name),
         "activity": _activities(run),
         "entity": _entities(run),
     }
-    known = {
-        "prov:activity": "activity",
-        "prov:starter": "activity",
-        "prov:informed": "activity",
-        "prov:informant": "activity",
-        "prov:entity": "entity",
-        "prov:generatedEntity": "entity",
-        "prov:usedEntity": "entity",
-    }
-    for number, edge in enumerate((*run.edges, *_edges_of_evaluations(run)), 1):
+    _relate(tree, (*run.edges, *_edges_of_evaluations(run)))
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS) + b"\n"
+
+
+def _prefixes(instance_name: str) -> Tree:
+    return {"animus": VOCABULARY, "node": f"{NODES}{instance_name}/"}
+
+
+def _relate(tree: dict[str, Tree], edges: Iterable[LineageEdge]) -> None:
+    """Adds a record for each edge, and for each end of one that has none."""
+    for number, edge in enumerate(edges, 1):
         relation, subject, object_ = RELATIONS[edge.relation]
         ends: Tree = {subject: qualified(edge.subject), object_: qualified(edge.object)}
         tree.setdefault(relation, {})[f"_:{relation}{number}"] = ends
         for role, name in ends.items():
-            tree[known[role]].setdefault(str(name), {})
-    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS) + b"\n"
+            tree[ROLES[role]].setdefault(str(name), {})
 
 
 def qualified(node: str) -> str:

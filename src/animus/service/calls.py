@@ -41,6 +41,7 @@ STREAM_IDENTITY_SECONDS = 30.0  # so long may a stream go on with a token that h
 log = structlog.get_logger("animus.calls")
 Value = TypeVar("Value")
 M = TypeVar("M", bound=Message)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,19 @@ def creation(view: View, caller: Caller, action: str, name: str, value: object, 
     """The change that writes one record and answers with it."""
     sealed = seal(value)
     return Change(action, name, (sealed,), (), resource(new_record(view, caller, sealed), name, message))
+
+
+def completed_by(complete: Callable[[Any, Principal], None]) -> Callable[[Method], Method]:
+    """Marks a method whose request may leave out what follows from the rest and from who calls.
+
+    It is completed before anything is checked, and counts as if the caller had said all of it.
+    """
+
+    def mark(serve: Method) -> Method:
+        serve.complete = complete  # type: ignore[attr-defined]
+        return serve
+
+    return mark
 
 
 def register(
@@ -227,7 +241,7 @@ class Calls:
         return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
     def _serve(self, name: str, method: MethodDescriptor, serve: Serve) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        admit = self._admission(name, method)
+        admit = self._admission(name, method, getattr(serve, "complete", None))
 
         async def answer(data: bytes, context: Context) -> bytes:
             async with self._served(name, context) as served:
@@ -245,7 +259,7 @@ class Calls:
     def _serve_stream(
         self, name: str, method: MethodDescriptor, serve: ServeStream
     ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-        admit = self._admission(name, method)
+        admit = self._admission(name, method, getattr(serve, "complete", None))
 
         async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
             async with self._served(name, context) as served:
@@ -341,7 +355,7 @@ class Calls:
             served.trailing.append((RECEIPT, self._receipt(logged)))
 
     def _admission(
-        self, name: str, method: MethodDescriptor
+        self, name: str, method: MethodDescriptor, complete: Callable[[Any, Principal], None] | None
     ) -> Callable[[bytes, Served], Awaitable[tuple[Any, Caller]]]:
         """What comes before a method: who calls, the request of the bytes, and whether the caller may."""
         request_class = GetMessageClass(method.input_type)
@@ -352,6 +366,8 @@ class Calls:
             caller = Caller(await self._identity.principal(served.metadata), name)
             served.trace.principal = caller.principal.name
             request: Any = _parse(request_class, data)
+            if complete is not None:
+                complete(request, caller.principal)
             if has_project:
                 served.trace.project = request.project_id
             await self._admit(caller, request, has_project=has_project, mutates=mutates)

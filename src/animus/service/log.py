@@ -96,7 +96,7 @@ class LogService:
             size = await self.work.read_log(request.project_id, lambda view: view.log.size())
             coming = size.size + size.queued
             if request.minimum_size > coming:
-                raise _too_small(request.project_id, coming)
+                raise log_too_small(request.project_id, coming)
             if coming:
                 self.publish_soon()
                 await self.growth.wait_published(request.project_id, max(1, request.minimum_size))
@@ -166,7 +166,7 @@ class LogService:
             newest, _ = await self._checkpoint(view, 0)
             first, second = request.first_size, request.second_size or newest.size
             if max(first, second) > newest.size:
-                raise _too_small(view.project_id, newest.size)
+                raise log_too_small(view.project_id, newest.size)
             reply = pb.ConsistencyProof(first_size=first, second_size=second)
             if 0 < first < second:
                 nodes = [*merkle.consistency_nodes(first, second), *merkle.range_nodes(first)]
@@ -376,7 +376,8 @@ def _check_consistent(first: int, second: int, newest: Checkpoint, found: dict[N
         ) from None
 
 
-def _too_small(project_id: str, size: int) -> Refused:
+def log_too_small(project_id: str, size: int) -> Refused:
+    """What a caller is told of a size that the log has not come to."""
     return Refused(
         "LOG_TOO_SMALL",
         f"the log has {size} leaves: ask for no more",

@@ -26,11 +26,16 @@ Place = tuple[str | int, ...]
 Value = TypeVar("Value")
 
 
-class ListRequest(Protocol):
+class PageRequest(Protocol):
     """Any request for a page."""
 
-    page_size: int
     page_token: str
+
+
+class ListRequest(PageRequest, Protocol):
+    """Any request for a page of a list."""
+
+    page_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Pages:
             raise invalid("pageSize", "is negative; give 0 for the default")
         return min(request.page_size or DEFAULT_SIZE, MAX_SIZE)
 
-    def place(self, request: ListRequest, *query: str) -> Place:
+    def place(self, request: PageRequest, *query: str) -> Place:
         """Where the page starts; empty for the first. Raises Invalid for a token that is not of this query."""
         if not request.page_token:
             return ()

@@ -19,7 +19,8 @@ from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.evidence import Evidence
-from animus.domain.lineage import LineageDirection, LineageEdge, LineageNodeKind, node_kind
+from animus.domain.external_lineage import ExternalEvent, ExternalEventType, ExternalRun, state_of_run
+from animus.domain.lineage import LineageDirection, LineageEdge, LineageNodeKind, LineageRelation, node_kind
 from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
@@ -45,6 +46,7 @@ TABLES: dict[type, str] = {
     Artifact: "artifact",
     Metric: "metric",
     LineageEdge: "lineage_edge",
+    ExternalEvent: "external_event",
     RecordManifest: "record_manifest",
     Evidence: "evidence",
     QualityRule: "quality_rule",
@@ -106,6 +108,17 @@ class RunFacts:
     spec: RunSpec
     events: tuple[RunEvent, ...]  # in sequence
     artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """What was written by a time, or by the entries below an index of the log; without either, all there is."""
+
+    time: str  # empty for none; then index may be given
+    index: int | None
+
+
+NOW = AsOf("", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,27 +271,59 @@ class Records:
         rows = await self._rows(_AUDIT_ENTRIES_OF if resource else _AUDIT_ENTRIES, values)
         return [_entry(row) for row in rows]
 
+    async def written_after(self, time: str) -> bool:
+        """Whether there is an entry of a later time; one statement."""
+        return bool((await self._rows(_WRITTEN_AFTER, {"time": time}))[0].found)
+
     async def links(
-        self, nodes: Sequence[str], direction: LineageDirection, as_of_time: str, limit: int
+        self, nodes: Sequence[str], direction: LineageDirection, as_of: AsOf, limit: int
     ) -> list[tuple[str, str, str]]:
         """What leaves these nodes in a direction: subject, relation and object of edges, as a set, and of joins.
 
-        A join is of a registered dataset version and the artifact of the same content, which some attempt wrote; its
-        relation is SAME_CONTENT. In order; one statement for all nodes. Without a time (as text), all there are.
+        A join is of a registered dataset version and the artifact of the same content, which something wrote; its
+        relation is SAME_CONTENT. In order; one statement for all nodes.
         """
-        statement = _links(_LINKS, direction, bool(as_of_time))
-        return [tuple(row) for row in await self._rows(statement, {**_ends(nodes, as_of_time), "limit": limit})]
+        statement = _links(_LINKS, direction, _until(as_of))
+        return [tuple(row) for row in await self._rows(statement, {**_ends(nodes, as_of), "limit": limit})]
 
-    async def leads_on(self, nodes: Sequence[str], direction: LineageDirection, as_of_time: str) -> bool:
+    async def leads_on(self, nodes: Sequence[str], direction: LineageDirection, as_of: AsOf) -> bool:
         """Whether any link leaves these nodes in a direction; one statement."""
-        rows = await self._rows(_links(_LEADS_ON, direction, bool(as_of_time)), _ends(nodes, as_of_time))
+        rows = await self._rows(_links(_LEADS_ON, direction, _until(as_of)), _ends(nodes, as_of))
         return bool(rows[0].found)
 
-    async def touched(self, nodes: Sequence[str], as_of_time: str) -> frozenset[str]:
+    async def touched(self, nodes: Sequence[str], as_of: AsOf) -> frozenset[str]:
         """Those of the nodes that a link touches at either end; one statement."""
-        statement = _links(_TOUCHED, LineageDirection.BOTH, bool(as_of_time))
-        rows = await self._rows(statement, _ends(nodes, as_of_time))
+        statement = _links(_TOUCHED, LineageDirection.BOTH, _until(as_of))
+        rows = await self._rows(statement, _ends(nodes, as_of))
         return frozenset(row.name for row in rows) & frozenset(nodes)
+
+    async def known_edges(self, edges: Sequence[LineageEdge]) -> frozenset[LineageEdge]:
+        """Those of the edges that are written already; one statement."""
+        values = {
+            "subjects": [edge.subject for edge in edges],
+            "relations": [edge.relation.value for edge in edges],
+            "objects": [edge.object for edge in edges],
+        }
+        rows = await self._rows(_KNOWN_EDGES, values)
+        return frozenset(LineageEdge(row.subject, LineageRelation(row.relation), row.object) for row in rows)
+
+    async def external_runs(self, after: str, limit: int) -> list[ExternalRun]:
+        """At most `limit` runs of other systems by id, after one; one statement."""
+        rows = await self._rows(_EXTERNAL_RUNS, {"after": after, "limit": limit})
+        return [
+            ExternalRun(
+                run_id=row.run_id,
+                state=state_of_run({ExternalEventType(t): time for t, time in zip(row.types, row.times, strict=True)}),
+                job_namespace=row.job_namespace,
+                job_name=row.job_name,
+                first_event_time=row.first_time,
+                last_event_time=max(row.times),
+                event_count=int(row.events),
+                input_count=row.inputs,
+                output_count=row.outputs,
+            )
+            for row in rows
+        ]
 
     async def _rows(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
         return (await self._connection.execute(statement, {"project_id": self.project_id, **values})).all()
@@ -486,6 +531,10 @@ _AUDIT_PAGE = (
 _AUDIT_ENTRIES = text(_AUDIT_PAGE.format(where=""))
 _AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND e.resource = :resource"))
 
+_WRITTEN_AFTER = text(
+    "SELECT EXISTS (SELECT FROM animus.audit_entry WHERE project_id = :project_id AND time > :time) AS found"
+)
+
 SAME_CONTENT = "same_content"  # no relation of an edge: nobody wrote it
 
 _LINKS = "{links} ORDER BY subject, relation, object LIMIT :limit"
@@ -508,10 +557,13 @@ _JOINS = (
     " WHERE EXISTS (SELECT FROM animus.lineage_edge l{wrote} WHERE l.project_id = :project_id"
     " AND l.subject = a.name AND l.relation = 'was_generated_by' OFFSET 0)"
 )
-_UNTIL = (
-    " JOIN animus.audit_entry {entry} ON {entry}.project_id = {of}.project_id"
-    " AND {entry}.entry_id = {of}.entry_id AND {entry}.time <= :as_of_time"
-)
+_UNTIL = {
+    "": "",
+    "time": " JOIN animus.audit_entry {entry} ON {entry}.project_id = {of}.project_id"
+    " AND {entry}.entry_id = {of}.entry_id AND {entry}.time <= :as_of_time",
+    "index": " JOIN animus.log_leaf {entry} ON {entry}.project_id = {of}.project_id"
+    " AND {entry}.entry_id = {of}.entry_id AND {entry}.index < :as_of_index",
+}
 _VERSIONS_UP = {
     "nodes": "CAST(:datasets AS text[]), CAST(:contents AS text[])",
     "columns": "dataset_id, content_digest",
@@ -523,10 +575,56 @@ _VERSIONS_DOWN = {
     "condition": "v.content_digest = n.content_digest",
 }
 
+_KNOWN_EDGES = text(
+    """
+    SELECT n.subject, n.relation, n.object
+    FROM unnest(CAST(:subjects AS text[]), CAST(:relations AS text[]), CAST(:objects AS text[]))
+      AS n (subject, relation, object)
+    WHERE EXISTS (
+      SELECT FROM animus.lineage_edge l
+      WHERE l.project_id = :project_id AND l.subject = n.subject AND l.relation = n.relation AND l.object = n.object
+      OFFSET 0
+    )
+    """
+)
+
+_EXTERNAL_RUNS = text(
+    """
+    SELECT w.run_id, t.types, t.times, t.first_time, t.events, l.job_namespace, l.job_name, i.inputs, o.outputs
+    FROM (
+      SELECT DISTINCT run_id FROM animus.external_event
+      WHERE project_id = :project_id AND run_id > :after ORDER BY run_id LIMIT :limit
+    ) AS w
+    CROSS JOIN LATERAL (SELECT 'projects/' || :project_id || '/externalRuns/' || w.run_id AS name) AS n
+    CROSS JOIN LATERAL (
+      SELECT array_agg(event_type) AS types, array_agg(last_time) AS times, min(first_time) AS first_time,
+        sum(events) AS events
+      FROM (
+        SELECT event_type, min(event_time) AS first_time, max(event_time) AS last_time, count(*) AS events
+        FROM animus.external_event WHERE project_id = :project_id AND run_id = w.run_id GROUP BY event_type
+      ) AS each_type
+    ) AS t
+    CROSS JOIN LATERAL (
+      SELECT animus.field(document, 'jobNamespace') AS job_namespace, animus.field(document, 'jobName') AS job_name
+      FROM animus.external_event WHERE project_id = :project_id AND run_id = w.run_id
+      ORDER BY event_time DESC, digest DESC LIMIT 1
+    ) AS l
+    CROSS JOIN LATERAL (
+      SELECT count(DISTINCT object) AS inputs FROM animus.lineage_edge
+      WHERE project_id = :project_id AND subject = n.name AND relation = 'used'
+    ) AS i
+    CROSS JOIN LATERAL (
+      SELECT count(DISTINCT subject) AS outputs FROM animus.lineage_edge
+      WHERE project_id = :project_id AND object = n.name AND relation = 'was_generated_by'
+    ) AS o
+    ORDER BY w.run_id
+    """
+)
+
 
 @cache
-def _links(form: str, direction: LineageDirection, until: bool) -> TextClause:
-    """A statement about the links that leave `:nodes`."""
+def _links(form: str, direction: LineageDirection, until: str) -> TextClause:
+    """A statement about the links that leave `:nodes`. `until` is a key of `_UNTIL`."""
     parts = []
     for ways, end, versions in (
         ((LineageDirection.UPSTREAM, LineageDirection.BOTH), "subject", _VERSIONS_UP),
@@ -535,14 +633,18 @@ def _links(form: str, direction: LineageDirection, until: bool) -> TextClause:
         if direction not in ways:
             continue
         of_edge, of_version, of_artifact = (
-            _UNTIL.format(entry=entry, of=of) if until else "" for entry, of in (("e", "l"), ("e", "v"), ("f", "l"))
+            _UNTIL[until].format(entry=entry, of=of) for entry, of in (("e", "l"), ("e", "v"), ("f", "l"))
         )
         parts.append(_EDGES.format(end=end, until=of_edge))
         parts.append(_JOINS.format(**versions, until=of_version, wrote=of_artifact))
     return text(form.format(links=" UNION ".join(parts)))
 
 
-def _ends(nodes: Sequence[str], as_of_time: str) -> dict[str, Any]:
+def _until(as_of: AsOf) -> str:
+    return "time" if as_of.time else "" if as_of.index is None else "index"
+
+
+def _ends(nodes: Sequence[str], as_of: AsOf) -> dict[str, Any]:
     """What a statement about the links of nodes is given."""
     datasets, contents, digests = [], [], []
     for name in nodes:
@@ -554,4 +656,4 @@ def _ends(nodes: Sequence[str], as_of_time: str) -> dict[str, Any]:
         elif kind is LineageNodeKind.ARTIFACT:
             digests.append(name.rpartition("/")[2])
     values = {"nodes": list(nodes), "datasets": datasets, "contents": contents, "digests": digests}
-    return {**values, "as_of_time": as_of_time}
+    return {**values, "as_of_time": as_of.time, "as_of_index": as_of.index}

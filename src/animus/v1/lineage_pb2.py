@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from animus.v1 import types_pb2 as animus_dot_v1_dot_types__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/lineage.proto\x12\tanimus.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x01\n\x07Lineage\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12%\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageEdge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12%\n\x05joins\x18\x04 \x03(\x0b\x32\x16.animus.v1.LineageJoin\"T\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.animus.v1.LineageNodeKind\"8\n\x0bLineageJoin\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x02 \x01(\t\"G\n\x0cLineageCount\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xa6\x01\n\x06Impact\x12\'\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x17.animus.v1.LineageCount\x12$\n\x04runs\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12)\n\tartifacts\x18\x03 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0f\n\x07partial\x18\x05 \x01(\x08\"}\n\x0bLineageEdge\x12\x14\n\x07subject\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08relation\x18\x02 \x01(\x0e\x32\x1a.animus.v1.LineageRelation\x12\x13\n\x06object\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_subjectB\t\n\x07_object\"\xfa\x01\n\x11GetLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x11\n\tmax_nodes\x18\x07 \x01(\x05\x12\x12\n\nmore_nodes\x18\x08 \x03(\t\x12)\n\x05kinds\x18\t \x03(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12.\n\nas_of_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x10GetImpactRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x11\n\tmax_nodes\x18\x05 \x01(\x05\x12.\n\nas_of_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x93\x01\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02\x12\x1a\n\x16LINEAGE_DIRECTION_BOTH\x10\x03*\xbf\x03\n\x0fLineageNodeKind\x12!\n\x1dLINEAGE_NODE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_NODE_KIND_RUN\x10\x01\x12\"\n\x1eLINEAGE_NODE_KIND_STEP_ATTEMPT\x10\x02\x12\x1e\n\x1aLINEAGE_NODE_KIND_ARTIFACT\x10\x03\x12%\n!LINEAGE_NODE_KIND_DATASET_VERSION\x10\x04\x12#\n\x1fLINEAGE_NODE_KIND_PIPELINE_SPEC\x10\x05\x12&\n\"LINEAGE_NODE_KIND_ENVIRONMENT_LOCK\x10\x06\x12\x1c\n\x18LINEAGE_NODE_KIND_COMMIT\x10\x07\x12\"\n\x1eLINEAGE_NODE_KIND_QUALITY_RULE\x10\x08\x12(\n$LINEAGE_NODE_KIND_QUALITY_EVALUATION\x10\t\x12\"\n\x1eLINEAGE_NODE_KIND_EXTERNAL_RUN\x10\n\x12&\n\"LINEAGE_NODE_KIND_EXTERNAL_DATASET\x10\x0b*\xe7\x01\n\x0fLineageRelation\x12 \n\x1cLINEAGE_RELATION_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_RELATION_USED\x10\x01\x12%\n!LINEAGE_RELATION_WAS_GENERATED_BY\x10\x02\x12#\n\x1fLINEAGE_RELATION_WAS_STARTED_BY\x10\x03\x12$\n LINEAGE_RELATION_WAS_INFORMED_BY\x10\x04\x12%\n!LINEAGE_RELATION_WAS_DERIVED_FROM\x10\x05\x32\xea\x01\n\x0eLineageService\x12i\n\nGetLineage\x12\x1c.animus.v1.GetLineageRequest\x1a\x12.animus.v1.Lineage\")\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/lineage\x12m\n\tGetImpact\x12\x1b.animus.v1.GetImpactRequest\x1a\x11.animus.v1.Impact\"0\x82\xd3\xe4\x93\x02*\x12(/v1/projects/{project_id}/lineage:impactb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/lineage.proto\x12\tanimus.v1\x1a\x15\x61nimus/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x07Lineage\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12%\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageEdge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12%\n\x05joins\x18\x04 \x03(\x0b\x32\x16.animus.v1.LineageJoin\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"T\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.animus.v1.LineageNodeKind\"8\n\x0bLineageJoin\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x02 \x01(\t\"G\n\x0cLineageCount\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xa6\x01\n\x06Impact\x12\'\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x17.animus.v1.LineageCount\x12$\n\x04runs\x18\x02 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12)\n\tartifacts\x18\x03 \x03(\x0b\x32\x16.animus.v1.LineageNode\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0f\n\x07partial\x18\x05 \x01(\x08\"}\n\x0bLineageEdge\x12\x14\n\x07subject\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08relation\x18\x02 \x01(\x0e\x32\x1a.animus.v1.LineageRelation\x12\x13\n\x06object\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_subjectB\t\n\x07_object\"\xb8\x02\n\x11GetLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x11\n\tmax_nodes\x18\x07 \x01(\x05\x12\x12\n\nmore_nodes\x18\x08 \x03(\t\x12)\n\x05kinds\x18\t \x03(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12.\n\nas_of_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0b\x61s_of_index\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x0c \x01(\tB\x0e\n\x0c_as_of_index\"\xa1\x01\n\x10GetImpactRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x11\n\tmax_nodes\x18\x05 \x01(\x05\x12.\n\nas_of_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0b\x61s_of_index\x18\x07 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_as_of_index\"\x91\x02\n\x11\x45xportProvRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12.\n\tdirection\x18\x05 \x01(\x0e\x32\x1b.animus.v1.LineageDirection\x12\x11\n\tmax_depth\x18\x06 \x01(\x05\x12\x12\n\nmore_nodes\x18\x07 \x03(\t\x12)\n\x05kinds\x18\x08 \x03(\x0e\x32\x1a.animus.v1.LineageNodeKind\x12.\n\nas_of_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0b\x61s_of_index\x18\n \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_as_of_index\">\n\x18\x45xportOpenLineageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\"\x83\x01\n\x1dRecordOpenLineageEventRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12#\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x14.google.api.HttpBody\"u\n\x0f\x45xternalDataset\x12\x16\n\tnamespace\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07version\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x0c\n\n_namespaceB\x07\n\x05_nameB\n\n\x08_version\"\xab\x03\n\rExternalEvent\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x1c.animus.v1.ExternalEventType\x12\x13\n\x06run_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rjob_namespace\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08job_name\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x1a\n\rparent_run_id\x18\x06 \x01(\tH\x03\x88\x01\x01\x12*\n\x06inputs\x18\x07 \x03(\x0b\x32\x1a.animus.v1.ExternalDataset\x12+\n\x07outputs\x18\x08 \x03(\x0b\x32\x1a.animus.v1.ExternalDataset\x12\x12\n\x05\x65vent\x18\t \x01(\tH\x04\x88\x01\x01\x12!\n\x06record\x18\n \x01(\x0b\x32\x11.animus.v1.RecordB\t\n\x07_run_idB\x10\n\x0e_job_namespaceB\x0b\n\t_job_nameB\x10\n\x0e_parent_run_idB\x08\n\x06_event\"\x9e\x02\n\x0b\x45xternalRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.animus.v1.ExternalEventType\x12\x15\n\rjob_namespace\x18\x03 \x01(\t\x12\x10\n\x08job_name\x18\x04 \x01(\t\x12\x34\n\x10\x66irst_event_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x07 \x01(\x03\x12\x13\n\x0binput_count\x18\x08 \x01(\x03\x12\x14\n\x0coutput_count\x18\t \x01(\x03\"T\n\x17ListExternalRunsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"b\n\x18ListExternalRunsResponse\x12-\n\rexternal_runs\x18\x01 \x03(\x0b\x32\x16.animus.v1.ExternalRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19ListExternalEventsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"h\n\x1aListExternalEventsResponse\x12\x31\n\x0f\x65xternal_events\x18\x01 \x03(\x0b\x32\x18.animus.v1.ExternalEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x93\x01\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02\x12\x1a\n\x16LINEAGE_DIRECTION_BOTH\x10\x03*\xbf\x03\n\x0fLineageNodeKind\x12!\n\x1dLINEAGE_NODE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_NODE_KIND_RUN\x10\x01\x12\"\n\x1eLINEAGE_NODE_KIND_STEP_ATTEMPT\x10\x02\x12\x1e\n\x1aLINEAGE_NODE_KIND_ARTIFACT\x10\x03\x12%\n!LINEAGE_NODE_KIND_DATASET_VERSION\x10\x04\x12#\n\x1fLINEAGE_NODE_KIND_PIPELINE_SPEC\x10\x05\x12&\n\"LINEAGE_NODE_KIND_ENVIRONMENT_LOCK\x10\x06\x12\x1c\n\x18LINEAGE_NODE_KIND_COMMIT\x10\x07\x12\"\n\x1eLINEAGE_NODE_KIND_QUALITY_RULE\x10\x08\x12(\n$LINEAGE_NODE_KIND_QUALITY_EVALUATION\x10\t\x12\"\n\x1eLINEAGE_NODE_KIND_EXTERNAL_RUN\x10\n\x12&\n\"LINEAGE_NODE_KIND_EXTERNAL_DATASET\x10\x0b*\xe7\x01\n\x0fLineageRelation\x12 \n\x1cLINEAGE_RELATION_UNSPECIFIED\x10\x00\x12\x19\n\x15LINEAGE_RELATION_USED\x10\x01\x12%\n!LINEAGE_RELATION_WAS_GENERATED_BY\x10\x02\x12#\n\x1fLINEAGE_RELATION_WAS_STARTED_BY\x10\x03\x12$\n LINEAGE_RELATION_WAS_INFORMED_BY\x10\x04\x12%\n!LINEAGE_RELATION_WAS_DERIVED_FROM\x10\x05*\xf6\x01\n\x11\x45xternalEventType\x12#\n\x1f\x45XTERNAL_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45XTERNAL_EVENT_TYPE_START\x10\x01\x12\x1f\n\x1b\x45XTERNAL_EVENT_TYPE_RUNNING\x10\x02\x12\x1d\n\x19\x45XTERNAL_EVENT_TYPE_OTHER\x10\x03\x12 \n\x1c\x45XTERNAL_EVENT_TYPE_COMPLETE\x10\x04\x12\x1d\n\x19\x45XTERNAL_EVENT_TYPE_ABORT\x10\x05\x12\x1c\n\x18\x45XTERNAL_EVENT_TYPE_FAIL\x10\x06\x32\xd7\x07\n\x0eLineageService\x12i\n\nGetLineage\x12\x1c.animus.v1.GetLineageRequest\x1a\x12.animus.v1.Lineage\")\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/lineage\x12m\n\tGetImpact\x12\x1b.animus.v1.GetImpactRequest\x1a\x11.animus.v1.Impact\"0\x82\xd3\xe4\x93\x02*\x12(/v1/projects/{project_id}/lineage:impact\x12r\n\nExportProv\x12\x1c.animus.v1.ExportProvRequest\x1a\x14.google.api.HttpBody\".\x82\xd3\xe4\x93\x02(\x12&/v1/projects/{project_id}/lineage:prov0\x01\x12\x8d\x01\n\x11\x45xportOpenLineage\x12#.animus.v1.ExportOpenLineageRequest\x1a\x14.google.api.HttpBody\";\x82\xd3\xe4\x93\x02\x35\x12\x33/v1/projects/{project_id}/runs/{run_id}:openlineage0\x01\x12\xb4\x01\n\x16RecordOpenLineageEvent\x12(.animus.v1.RecordOpenLineageEventRequest\x1a\x18.animus.v1.ExternalEvent\"V\x82\xd3\xe4\x93\x02P\"-/v1/projects/{project_id}/lineage:openlineage:\x05\x65ventZ\x18\"\x0f/api/v1/lineage:\x05\x65vent\x12\x8b\x01\n\x10ListExternalRuns\x12\".animus.v1.ListExternalRunsRequest\x1a#.animus.v1.ListExternalRunsResponse\".\x82\xd3\xe4\x93\x02(\x12&/v1/projects/{project_id}/externalRuns\x12\xa1\x01\n\x12ListExternalEvents\x12$.animus.v1.ListExternalEventsRequest\x1a%.animus.v1.ListExternalEventsResponse\">\x82\xd3\xe4\x93\x02\x38\x12\x36/v1/projects/{project_id}/externalRuns/{run_id}/eventsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,28 +39,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGESERVICE'].methods_by_name['GetLineage']._serialized_options = b'\202\323\344\223\002#\022!/v1/projects/{project_id}/lineage'
   _globals['_LINEAGESERVICE'].methods_by_name['GetImpact']._loaded_options = None
   _globals['_LINEAGESERVICE'].methods_by_name['GetImpact']._serialized_options = b'\202\323\344\223\002*\022(/v1/projects/{project_id}/lineage:impact'
-  _globals['_LINEAGEDIRECTION']._serialized_start=1137
-  _globals['_LINEAGEDIRECTION']._serialized_end=1284
-  _globals['_LINEAGENODEKIND']._serialized_start=1287
-  _globals['_LINEAGENODEKIND']._serialized_end=1734
-  _globals['_LINEAGERELATION']._serialized_start=1737
-  _globals['_LINEAGERELATION']._serialized_end=1968
-  _globals['_LINEAGE']._serialized_start=102
-  _globals['_LINEAGE']._serialized_end=247
-  _globals['_LINEAGENODE']._serialized_start=249
-  _globals['_LINEAGENODE']._serialized_end=333
-  _globals['_LINEAGEJOIN']._serialized_start=335
-  _globals['_LINEAGEJOIN']._serialized_end=391
-  _globals['_LINEAGECOUNT']._serialized_start=393
-  _globals['_LINEAGECOUNT']._serialized_end=464
-  _globals['_IMPACT']._serialized_start=467
-  _globals['_IMPACT']._serialized_end=633
-  _globals['_LINEAGEEDGE']._serialized_start=635
-  _globals['_LINEAGEEDGE']._serialized_end=760
-  _globals['_GETLINEAGEREQUEST']._serialized_start=763
-  _globals['_GETLINEAGEREQUEST']._serialized_end=1013
-  _globals['_GETIMPACTREQUEST']._serialized_start=1015
-  _globals['_GETIMPACTREQUEST']._serialized_end=1134
-  _globals['_LINEAGESERVICE']._serialized_start=1971
-  _globals['_LINEAGESERVICE']._serialized_end=2205
+  _globals['_LINEAGESERVICE'].methods_by_name['ExportProv']._loaded_options = None
+  _globals['_LINEAGESERVICE'].methods_by_name['ExportProv']._serialized_options = b'\202\323\344\223\002(\022&/v1/projects/{project_id}/lineage:prov'
+  _globals['_LINEAGESERVICE'].methods_by_name['ExportOpenLineage']._loaded_options = None
+  _globals['_LINEAGESERVICE'].methods_by_name['ExportOpenLineage']._serialized_options = b'\202\323\344\223\0025\0223/v1/projects/{project_id}/runs/{run_id}:openlineage'
+  _globals['_LINEAGESERVICE'].methods_by_name['RecordOpenLineageEvent']._loaded_options = None
+  _globals['_LINEAGESERVICE'].methods_by_name['RecordOpenLineageEvent']._serialized_options = b'\202\323\344\223\002P\"-/v1/projects/{project_id}/lineage:openlineage:\005eventZ\030\"\017/api/v1/lineage:\005event'
+  _globals['_LINEAGESERVICE'].methods_by_name['ListExternalRuns']._loaded_options = None
+  _globals['_LINEAGESERVICE'].methods_by_name['ListExternalRuns']._serialized_options = b'\202\323\344\223\002(\022&/v1/projects/{project_id}/externalRuns'
+  _globals['_LINEAGESERVICE'].methods_by_name['ListExternalEvents']._loaded_options = None
+  _globals['_LINEAGESERVICE'].methods_by_name['ListExternalEvents']._serialized_options = b'\202\323\344\223\0028\0226/v1/projects/{project_id}/externalRuns/{run_id}/events'
+  _globals['_LINEAGEDIRECTION']._serialized_start=3025
+  _globals['_LINEAGEDIRECTION']._serialized_end=3172
+  _globals['_LINEAGENODEKIND']._serialized_start=3175
+  _globals['_LINEAGENODEKIND']._serialized_end=3622
+  _globals['_LINEAGERELATION']._serialized_start=3625
+  _globals['_LINEAGERELATION']._serialized_end=3856
+  _globals['_EXTERNALEVENTTYPE']._serialized_start=3859
+  _globals['_EXTERNALEVENTTYPE']._serialized_end=4105
+  _globals['_LINEAGE']._serialized_start=152
+  _globals['_LINEAGE']._serialized_end=322
+  _globals['_LINEAGENODE']._serialized_start=324
+  _globals['_LINEAGENODE']._serialized_end=408
+  _globals['_LINEAGEJOIN']._serialized_start=410
+  _globals['_LINEAGEJOIN']._serialized_end=466
+  _globals['_LINEAGECOUNT']._serialized_start=468
+  _globals['_LINEAGECOUNT']._serialized_end=539
+  _globals['_IMPACT']._serialized_start=542
+  _globals['_IMPACT']._serialized_end=708
+  _globals['_LINEAGEEDGE']._serialized_start=710
+  _globals['_LINEAGEEDGE']._serialized_end=835
+  _globals['_GETLINEAGEREQUEST']._serialized_start=838
+  _globals['_GETLINEAGEREQUEST']._serialized_end=1150
+  _globals['_GETIMPACTREQUEST']._serialized_start=1153
+  _globals['_GETIMPACTREQUEST']._serialized_end=1314
+  _globals['_EXPORTPROVREQUEST']._serialized_start=1317
+  _globals['_EXPORTPROVREQUEST']._serialized_end=1590
+  _globals['_EXPORTOPENLINEAGEREQUEST']._serialized_start=1592
+  _globals['_EXPORTOPENLINEAGEREQUEST']._serialized_end=1654
+  _globals['_RECORDOPENLINEAGEEVENTREQUEST']._serialized_start=1657
+  _globals['_RECORDOPENLINEAGEEVENTREQUEST']._serialized_end=1788
+  _globals['_EXTERNALDATASET']._serialized_start=1790
+  _globals['_EXTERNALDATASET']._serialized_end=1907
+  _globals['_EXTERNALEVENT']._serialized_start=1910
+  _globals['_EXTERNALEVENT']._serialized_end=2337
+  _globals['_EXTERNALRUN']._serialized_start=2340
+  _globals['_EXTERNALRUN']._serialized_end=2626
+  _globals['_LISTEXTERNALRUNSREQUEST']._serialized_start=2628
+  _globals['_LISTEXTERNALRUNSREQUEST']._serialized_end=2712
+  _globals['_LISTEXTERNALRUNSRESPONSE']._serialized_start=2714
+  _globals['_LISTEXTERNALRUNSRESPONSE']._serialized_end=2812
+  _globals['_LISTEXTERNALEVENTSREQUEST']._serialized_start=2814
+  _globals['_LISTEXTERNALEVENTSREQUEST']._serialized_end=2916
+  _globals['_LISTEXTERNALEVENTSRESPONSE']._serialized_start=2918
+  _globals['_LISTEXTERNALEVENTSRESPONSE']._serialized_end=3022
+  _globals['_LINEAGESERVICE']._serialized_start=4108
+  _globals['_LINEAGESERVICE']._serialized_end=5091
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from animus.v1 import lineage_pb2 as animus_dot_v1_dot_lineage__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +27,8 @@ if _version_not_supported:
 
 
 class LineageServiceStub(object):
-    """Reads the lineage of a project. Edges are written in the transaction of their fact, and never altered.
+    """Reads the lineage of a project, and takes that of other systems. Edges are written in the transaction of their fact,
+    and never altered.
     """
 
     def __init__(self, channel):
@@ -45,10 +47,36 @@ class LineageServiceStub(object):
                 request_serializer=animus_dot_v1_dot_lineage__pb2.GetImpactRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_lineage__pb2.Impact.FromString,
                 _registered_method=True)
+        self.ExportProv = channel.unary_stream(
+                '/animus.v1.LineageService/ExportProv',
+                request_serializer=animus_dot_v1_dot_lineage__pb2.ExportProvRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.ExportOpenLineage = channel.unary_stream(
+                '/animus.v1.LineageService/ExportOpenLineage',
+                request_serializer=animus_dot_v1_dot_lineage__pb2.ExportOpenLineageRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.RecordOpenLineageEvent = channel.unary_unary(
+                '/animus.v1.LineageService/RecordOpenLineageEvent',
+                request_serializer=animus_dot_v1_dot_lineage__pb2.RecordOpenLineageEventRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_lineage__pb2.ExternalEvent.FromString,
+                _registered_method=True)
+        self.ListExternalRuns = channel.unary_unary(
+                '/animus.v1.LineageService/ListExternalRuns',
+                request_serializer=animus_dot_v1_dot_lineage__pb2.ListExternalRunsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_lineage__pb2.ListExternalRunsResponse.FromString,
+                _registered_method=True)
+        self.ListExternalEvents = channel.unary_unary(
+                '/animus.v1.LineageService/ListExternalEvents',
+                request_serializer=animus_dot_v1_dot_lineage__pb2.ListExternalEventsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_lineage__pb2.ListExternalEventsResponse.FromString,
+                _registered_method=True)
 
 
 class LineageServiceServicer(object):
-    """Reads the lineage of a project. Edges are written in the transaction of their fact, and never altered.
+    """Reads the lineage of a project, and takes that of other systems. Edges are written in the transaction of their fact,
+    and never altered.
     """
 
     def GetLineage(self, request, context):
@@ -56,8 +84,11 @@ class LineageServiceServicer(object):
 
         Nodes are full resource names: `projects/<p>/datasets/<d>/versions/<digest>`, `projects/<p>/runs/<id>`,
         `projects/<p>/runs/<id>/steps/<step>/attempts/<n>`, `projects/<p>/artifacts/<digest>`,
-        `projects/<p>/environmentLocks/<digest>`, `projects/<p>/pipelineSpecs/<digest>` and
-        `projects/<p>/commits/<repository>@<sha>`. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches a node to start at.
+        `projects/<p>/environmentLocks/<digest>`, `projects/<p>/pipelineSpecs/<digest>`,
+        `projects/<p>/commits/<repository>@<sha>`, `projects/<p>/externalRuns/<run id>` and
+        `projects/<p>/externalDatasets/<namespace>/<name>`, with `@<version>` where one was told; namespace, name and version
+        are percent-encoded but for `A-Za-z0-9._~-`. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches a node to start at;
+        `LOG_TOO_SMALL` for an as_of_index beyond the log; `PAGE_TOKEN_INVALID`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,7 +97,52 @@ class LineageServiceServicer(object):
     def GetImpact(self, request, context):
         """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
 
-        A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node.
+        A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node;
+        `LOG_TOO_SMALL` for an as_of_index beyond the log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportProv(self, request, context):
+        """Streams a part of the graph as one W3C PROV-JSON document, cut anywhere: `application/json`.
+
+        The entity `animus:subgraph` in it says what it is of, and whether it was truncated. Errors: those of GetLineage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportOpenLineage(self, request, context):
+        """Streams a run as OpenLineage run events, one a line: `application/x-ndjson`. It is what a bundle of evidence renders.
+
+        Of a run that goes on, they tell what happened so far. Errors: `RUN_UNKNOWN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordOpenLineageEvent(self, request, context):
+        """Records an OpenLineage run event of another system, and what it says of lineage.
+
+        Writes the event, and the edges that are not there yet: the external run used its inputs, its outputs were generated
+        by it, and its parent started it. Neither the order nor the repetition of events matters. The path without a project
+        is where OpenLineage's own clients send to. Errors: `FIELD_INVALID` with paths below `event` for what is no run event
+        of OpenLineage 2-0-2, or one of a dataset or a job alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExternalRuns(self, request, context):
+        """Lists the runs of other systems, ordered by run id, with the state that follows from their events.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExternalEvents(self, request, context):
+        """Lists the events of an external run, ordered by event time and digest, with the text of each as it was sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +161,31 @@ def add_LineageServiceServicer_to_server(servicer, server):
                     request_deserializer=animus_dot_v1_dot_lineage__pb2.GetImpactRequest.FromString,
                     response_serializer=animus_dot_v1_dot_lineage__pb2.Impact.SerializeToString,
             ),
+            'ExportProv': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportProv,
+                    request_deserializer=animus_dot_v1_dot_lineage__pb2.ExportProvRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ExportOpenLineage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportOpenLineage,
+                    request_deserializer=animus_dot_v1_dot_lineage__pb2.ExportOpenLineageRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'RecordOpenLineageEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordOpenLineageEvent,
+                    request_deserializer=animus_dot_v1_dot_lineage__pb2.RecordOpenLineageEventRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_lineage__pb2.ExternalEvent.SerializeToString,
+            ),
+            'ListExternalRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExternalRuns,
+                    request_deserializer=animus_dot_v1_dot_lineage__pb2.ListExternalRunsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_lineage__pb2.ListExternalRunsResponse.SerializeToString,
+            ),
+            'ListExternalEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExternalEvents,
+                    request_deserializer=animus_dot_v1_dot_lineage__pb2.ListExternalEventsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_lineage__pb2.ListExternalEventsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'animus.v1.LineageService', rpc_method_handlers)
@@ -94,7 +195,8 @@ def add_LineageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LineageService(object):
-    """Reads the lineage of a project. Edges are written in the transaction of their fact, and never altered.
+    """Reads the lineage of a project, and takes that of other systems. Edges are written in the transaction of their fact,
+    and never altered.
     """
 
     @staticmethod
@@ -141,6 +243,141 @@ class LineageService(object):
             '/animus.v1.LineageService/GetImpact',
             animus_dot_v1_dot_lineage__pb2.GetImpactRequest.SerializeToString,
             animus_dot_v1_dot_lineage__pb2.Impact.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportProv(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/animus.v1.LineageService/ExportProv',
+            animus_dot_v1_dot_lineage__pb2.ExportProvRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportOpenLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/animus.v1.LineageService/ExportOpenLineage',
+            animus_dot_v1_dot_lineage__pb2.ExportOpenLineageRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordOpenLineageEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.LineageService/RecordOpenLineageEvent',
+            animus_dot_v1_dot_lineage__pb2.RecordOpenLineageEventRequest.SerializeToString,
+            animus_dot_v1_dot_lineage__pb2.ExternalEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExternalRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.LineageService/ListExternalRuns',
+            animus_dot_v1_dot_lineage__pb2.ListExternalRunsRequest.SerializeToString,
+            animus_dot_v1_dot_lineage__pb2.ListExternalRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExternalEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.LineageService/ListExternalEvents',
+            animus_dot_v1_dot_lineage__pb2.ListExternalEventsRequest.SerializeToString,
+            animus_dot_v1_dot_lineage__pb2.ListExternalEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,
