@@ -75,10 +75,7 @@ def test_what_a_rule_does_not_say_is_empty(rule: QualityRule) -> None:
     """Left out or written as empty, a field of another type, or a bound, makes the same rule."""
     tree: Any = document.tree_of(rule)
     tree["checks"] = [{key: value for key, value in check.items() if value} for check in tree["checks"]]
-    assert (
-        load_rule(document.canonical({**tree, "schema": "animus.x/v1"}).replace(b',"schema":"animus.x/v1"', b""))
-        == rule
-    )
+    assert load_rule(as_yaml(tree)) == rule
 
 
 @pytest.mark.parametrize(

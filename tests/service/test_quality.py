@@ -104,6 +104,10 @@ async def test_a_rule_is_evaluated_on_a_profile(server: Server, project: str) ->
     )
     data = f"projects/{project}/datasets/data/versions/{ONE}"
     assert {(each.relation, each.object) for each in walked.edges} == {(USED, data), (USED, made_rule.record.name)}
+    for node in (data, made_rule.record.name):
+        impact = await server.admin("GetImpact", lineage_pb2.GetImpactRequest(project_id=project, node=node))
+        kinds = {each.kind: each.count for each in impact.counts}
+        assert kinds == {lineage_pb2.LINEAGE_NODE_KIND_QUALITY_EVALUATION: 1}
 
 
 async def test_the_verdict_follows_from_the_stored_documents(server: Server, project: str) -> None:

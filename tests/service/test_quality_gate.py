@@ -260,6 +260,22 @@ async def test_an_admin_may_override_with_a_reason_that_stays(world: World) -> N
         assert found.value.reason == "ROLE_MISSING"
 
 
+async def test_a_run_of_very_many_checks_is_answered(world: World) -> None:
+    """What is refused is told as far as an answer holds it, and counted; more than 10,000 checks are none."""
+    rules = [f"sha256:{number:064x}" for number in range(1_000)]
+    await world.gate(*(("data", "", each, "dbt") for each in rules))
+    refused = await world.run()
+    assert refused.metadata["checks"] == "1000"
+    assert 1 <= len(refused.preconditions) < 100
+    assert [len(each.decision.gate_checks) for each in await world.refusals()] == [1_000]
+    await world.gate(*(("", "", each, "dbt") for each in rules))
+    for number in range(10):
+        binding = run_pb2.DatasetBinding(dataset_ref=f"r{number}", dataset_id="data", content_digest=ONE)
+        world.spec.datasets.append(binding)
+    refused = await world.run()
+    assert (refused.reason, refused.fields.keys()) == ("FIELD_INVALID", {"runSpec.datasets"})
+
+
 async def test_a_replay_goes_through_the_gates_of_now(world: World) -> None:
     """The run that is replayed was let in before there were any; the refusal names it."""
     first = await world.run()
@@ -333,7 +349,7 @@ async def test_gates_are_set_read_and_lifted(world: World) -> None:
     newest = await world.call("GetQualityGate", quality_gate_pb2.GetQualityGateRequest(**project, pipeline="demo"))
     assert (newest.record.digest, newest.set_time) == (lifted[1], newest.record.create_time)
     assert newest.record.name == f"projects/{world.project_id}/qualityGates/{lifted[1]}"
-    listed, token = [], ""
+    listed, token = list[str](), ""
     while token or not listed:
         page = await world.call(
             "ListQualityGates",
