@@ -402,7 +402,7 @@ async def test_runs_that_meet_a_gate_being_set_see_it_or_not(world: World) -> No
 def reads(node: dict[str, Any], *, under_sort: bool = False) -> dict[str, tuple[str, bool, str]]:
     """The tables that a plan reads: how, whether what is read is sorted then, and the condition of the index."""
     under_sort = under_sort or node["Node Type"] == "Sort"
-    found = {}
+    found = dict[str, tuple[str, bool, str]]()
     for child in node.get("Plans", []):
         found |= reads(child, under_sort=under_sort)
     if "Relation Name" in node:
