@@ -86,7 +86,7 @@ def test_each_requirement_is_asked_of_each_binding_that_it_names(world: tuple[Ru
     assert [each.key for each in checks] == sorted(expected)
     assert decision.gates == tuple(sorted(facts.gates))
     assert (decision.outcome is ADMITTED) == all(outcome is ADMITTED for _, _, outcome in expected.values())
-    other = GateFacts(dict(reversed(facts.gates.items())), facts.newest)
+    other = GateFacts(dict([*facts.gates.items()][::-1]), facts.newest)
     assert decided(dataclasses.replace(spec, datasets=spec.datasets[::-1]), other) == decision
 
 

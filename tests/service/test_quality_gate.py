@@ -260,6 +260,22 @@ async def test_an_admin_may_override_with_a_reason_that_stays(world: World) -> N
         assert found.value.reason == "ROLE_MISSING"
 
 
+async def test_a_run_of_very_many_checks_is_answered(world: World) -> None:
+    """What is refused is told as far as an answer holds it, and counted; more than 10,000 checks are none."""
+    rules = [f"sha256:{number:064x}" for number in range(1_000)]
+    await world.gate(*(("data", "", each, "dbt") for each in rules))
+    refused = await world.run()
+    assert refused.metadata["checks"] == "1000"
+    assert 1 <= len(refused.preconditions) < 100
+    assert [len(each.decision.gate_checks) for each in await world.refusals()] == [1_000]
+    await world.gate(*(("", "", each, "dbt") for each in rules))
+    for number in range(10):
+        binding = run_pb2.DatasetBinding(dataset_ref=f"r{number}", dataset_id="data", content_digest=ONE)
+        world.spec.datasets.append(binding)
+    refused = await world.run()
+    assert (refused.reason, refused.fields.keys()) == ("FIELD_INVALID", {"runSpec.datasets"})
+
+
 async def test_a_replay_goes_through_the_gates_of_now(world: World) -> None:
     """The run that is replayed was let in before there were any; the refusal names it."""
     first = await world.run()
@@ -333,7 +349,7 @@ async def test_gates_are_set_read_and_lifted(world: World) -> None:
     newest = await world.call("GetQualityGate", quality_gate_pb2.GetQualityGateRequest(**project, pipeline="demo"))
     assert (newest.record.digest, newest.set_time) == (lifted[1], newest.record.create_time)
     assert newest.record.name == f"projects/{world.project_id}/qualityGates/{lifted[1]}"
-    listed, token = [], ""
+    listed, token = list[str](), ""
     while token or not listed:
         page = await world.call(
             "ListQualityGates",
@@ -383,34 +399,44 @@ async def test_runs_that_meet_a_gate_being_set_see_it_or_not(world: World) -> No
             assert list(found.admission.gates) == []
 
 
+def reads(node: dict[str, Any], *, under_sort: bool = False) -> dict[str, tuple[str, bool, str]]:
+    """The tables that a plan reads: how, whether what is read is sorted then, and the condition of the index."""
+    under_sort = under_sort or node["Node Type"] == "Sort"
+    found = dict[str, tuple[str, bool, str]]()
+    for child in node.get("Plans", []):
+        found |= reads(child, under_sort=under_sort)
+    if "Relation Name" in node:
+        found[node["Relation Name"]] = (node["Node Type"], under_sort, node.get("Index Cond", ""))
+    return found
+
+
 async def test_what_gates_ask_is_found_by_indexes(world: World) -> None:
-    """With all tables full or empty: the newest gate and verdict are the first of an index; nothing is read through."""
+    """The newest gate and the newest verdict are each the first row of an index; another order would be sorted."""
     values = {
         "project_id": world.project_id, "pipeline": "demo", "refs": ["data"], "datasets": ["data"],
         "contents": [ONE], "digest": ONE, "environment": ONE,
     }  # fmt: skip
-    for statement in (records._GATE_FACTS, records._RUN_SPEC_FACTS):
-        async with world.server.running.engine.connect() as connection, connection.begin():
-            scope = text("SELECT set_config('animus.project_id', :id, true)")
-            await connection.execute(scope, {"id": world.project_id})
-            await connection.execute(text("SET LOCAL enable_seqscan = off"))
-            await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+    other = text("SELECT document FROM animus.quality_gate WHERE project_id = :project_id ORDER BY document LIMIT 1")
+    plans = []
+    async with world.server.running.engine.connect() as connection, connection.begin():
+        scope = text("SELECT set_config('animus.project_id', :id, true)")
+        await connection.execute(scope, {"id": world.project_id})
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+        for statement in (records._GATE_FACTS, records._RUN_SPEC_FACTS, other):
             bound = {name: values[name] for name in statement._bindparams}
             (plan,) = (await connection.execute(text(f"EXPLAIN (FORMAT JSON) {statement.text}"), bound)).scalars()
-        nodes = list(walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
-        read = {node["Relation Name"]: node for node in nodes if "Relation Name" in node}
-        assert read.keys() & {"quality_gate", "run", "run_spec"}
-        assert {node["Node Type"] for node in read.values()} <= {"Index Scan", "Index Only Scan"}
-        if statement is records._GATE_FACTS:
-            assert "Sort" not in {node["Node Type"] for node in nodes if node.get("Parent Relationship") != "Outer"}
-            for column in ("project_id", "dataset_id", "content_digest", "rule_digest", "evaluator"):
-                assert column in read["quality_evaluation"]["Index Cond"]
-            assert "pipeline" in read["quality_gate"]["Index Cond"]
-
-
-def walk(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """A plan's nodes."""
-    return [node, *(each for child in node.get("Plans", []) for each in walk(child))]
+            plans.append(reads((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
+    gates, facts, sorted_gates = plans
+    assert gates.keys() == {"quality_gate", "quality_evaluation"}
+    for how, under_sort, condition in gates.values():
+        assert (how, under_sort) == ("Index Scan", False)
+        assert "project_id" in condition
+    assert "pipeline" in gates["quality_gate"][2]
+    for column in ("dataset_id", "content_digest", "rule_digest", "evaluator"):
+        assert column in gates["quality_evaluation"][2]
+    assert facts["quality_gate"][0] in ("Index Scan", "Index Only Scan")
+    assert sorted_gates["quality_gate"][1]
 
 
 async def test_a_bundle_has_all_that_gates_rest_on(server: Server, tmp_path: Path) -> None:

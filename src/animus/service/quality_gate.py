@@ -2,7 +2,7 @@
 
 from animus.domain.document import seal
 from animus.domain.errors import NotFound
-from animus.domain.names import check_resource_id, distinct, quality_gate_name, quality_rule_name
+from animus.domain.names import check_resource_id, distinct, project_name, quality_gate_name, quality_rule_name
 from animus.domain.quality import EVALUATOR, QualityRule
 from animus.domain.quality_gate import QualityGate
 from animus.service.calls import Caller, call_of, decode_field, new_record, resource
@@ -47,8 +47,9 @@ class QualityGateService:
         async def query(view: View) -> pb.QualityGate:
             newest = await view.page(QualityGate, NEWEST, (), 1, pipeline=request.pipeline)
             if not newest:
-                of = f"of the pipeline {request.pipeline}" if request.pipeline else "of the project"
-                raise NotFound("QUALITY_GATE_UNKNOWN", f"no gate {of} was ever set", kind="QualityGate", name=of)
+                of = f"the pipeline {request.pipeline}" if request.pipeline else "the project"
+                name = f"{project_name(view.project_id)}/qualityGates:current?pipeline={request.pipeline}"
+                raise NotFound("QUALITY_GATE_UNKNOWN", f"no gate of {of} was ever set", kind="QualityGate", name=name)
             return resource(newest[0], quality_gate_name(view.project_id, newest[0].digest), pb.QualityGate())
 
         return await self.work.read(request.project_id, query)
