@@ -544,7 +544,8 @@ def check_entry(line: bytes, project: str, place: str) -> dict[str, Any]:
     entry: dict[str, Any] = only(parse(line, place), ENTRY, place)
     if entry["schema"] != "animus.audit_entry/v1" or not RANDOM_ID.fullmatch(entry["entryId"]):
         raise invalid(place, "is no audit entry")
-    if entry["projectId"] != project or (entry["outcome"] == "accepted") != bool(entry["records"]):
+    changes = any(each["kind"] != "admission_refusal" for each in entry["records"])  # a refusal records why, at most
+    if entry["projectId"] != project or (entry["outcome"] == "accepted") != changes:
         raise contradiction(place, "is an entry of another project, or has records that do not go with its outcome")
     return entry
 
@@ -767,6 +768,8 @@ def verdict_of(results: Iterable[tuple[str, ...]]) -> str:
     return grave[0] if grave else "warn" if found & {("warn", "fail"), ("warn", "error")} else "pass"
 
 # 13. The run: what it rests on, and all that its records say, made again.
+OVERRIDING = "run.create_overriding_gates"
+CREATING = ("run.create", "run.replay", OVERRIDING)
 JUDGED = ("datasetId", "contentDigest", "ruleDigest", "evaluator")
 GATE_CHECK = ("gateDigest", "datasetRef", *JUDGED, "evaluationDigest", "verdict", "outcome")
 RESULT = ("check", "severity", "outcome", "observed")
@@ -846,7 +849,7 @@ class Run:
     def create(self, run: dict[str, Any], data: bytes, place: str) -> None:
         """The run itself: what it binds, its plan, and why it was admitted."""
         self.run, self.run_digest, self.created, start = run, digest_of(data), self.entry, self.start
-        if not self.entry["action"].startswith(("run.create", "run.replay")) or run["createTime"] != self.entry["time"]:
+        if self.entry["action"] not in CREATING or run["createTime"] != self.entry["time"]:
             raise contradiction(place, "was created by another action, or at another time than it says")
         self.spec = spec = self.bound("run_spec", run["runSpecDigest"])
         pipeline = self.bound("pipeline_spec", spec["pipelineSpecDigest"])
@@ -888,6 +891,7 @@ class Run:
         names, admission = [gate["pipeline"] for gate in self.gates.values()], self.run["admission"]
         if len({*names}) < len(names) or not {*names} <= {"", pipeline}:
             raise contradiction(place, "was held against a gate of another pipeline, or two of one")
+        # One evaluation for each version, rule and evaluator: of two that are cited, one is not the newest.
         cited = {tuple(check[key] for key in JUDGED): check["evaluationDigest"] for check in admission["gateChecks"]}
         asked = sorted({(digest, bound["datasetRef"], bound["datasetId"], bound["contentDigest"], each["ruleDigest"],
                          each["evaluator"])
@@ -904,11 +908,10 @@ class Run:
             outcome = "admitted" if verdict in ("pass", "warn") else "refused"
             self.gate_checks.append(dict(zip(GATE_CHECK, (*each, digest, verdict, outcome))))
         refusing = {check["gateDigest"] for check in self.gate_checks if check["outcome"] == "refused"}
-        if bool(admission["overrideReason"]) != bool(refusing) or not all(
-                self.gates[digest]["overrideAllowed"] is True for digest in refusing):
+        allowed = [self.gates[digest]["overrideAllowed"] for digest in sorted(refusing)]
+        may_override = self.entry["action"] == OVERRIDING and all(each is True for each in allowed)
+        if bool(admission["overrideReason"]) != bool(refusing) or (refusing and not may_override):
             raise contradiction(place, "was let in past a gate that refuses it, or overrides where none does")
-        if refusing and not self.entry["method"].endswith("/CreateRunOverridingGates"):
-            raise contradiction(place, "overrides its gates, and was created by a method that does not")
     def verdict(self, key: tuple[str, ...], digest: str, place: str) -> str:
         """The verdict of an evaluation. One by a rule of our own is made again: it has to find the same."""
         found, index = self.recorded("quality_evaluation", digest, "evaluateTime")

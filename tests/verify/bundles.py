@@ -75,7 +75,6 @@ class LogBook:
         refusals: Sequence[AuditRefusal] = (),
         manifest: bool = False,
         outcome: AuditOutcome | None = None,
-        method: str = "Create",
     ) -> int:
         """Appends an entry; answers its index."""
         number = len(self.entries)
@@ -89,8 +88,7 @@ class LogBook:
             AuditOutcome.ACCEPTED if named else AuditOutcome.REFUSED if refusals else AuditOutcome.UNCHANGED
         )
         entry = AuditEntry(
-            PROJECT, f"{number:032x}", "ci", action, resource, f"/animus.v1.Any/{method}", f"r{number}", ONE, TIME,
-            found,
+            PROJECT, f"{number:032x}", "ci", action, resource, "/animus.v1.Any/Call", f"r{number}", ONE, TIME, found,
             refusals[0].reason if found is AuditOutcome.REFUSED and refusals else "", tuple(named), tuple(refusals),
             ONE,
         )  # fmt: skip
@@ -188,6 +186,7 @@ class Quality:
     verdict: str = "pass"  # of our own evaluation: pass, warn or fail
     foreign: str = "pass"  # of the other tool: pass, fail, or empty for no evaluation at all
     reason: str = ""  # of the override, where there is one
+    action: str = "run.create_overriding_gates"  # by which a run with a reason was created
     alter: Alter = lambda what, tree: tree  # of a document before its digest is made
 
 
@@ -242,6 +241,7 @@ class World:
         self.gates: list[dict[str, Any]] = []
         self.gate_checks: list[dict[str, Any]] = []
         self.reason = quality.reason if quality else ""
+        self.action = quality.action if quality and quality.reason else "run.create"
         self.events: list[StepEvent] = []
         self.artifacts: list[Artifact] = []
         self.sequence = 0
@@ -348,7 +348,7 @@ class World:
             "evaluator": "animus", "evaluatorVersion": "1", "verdict": quality.verdict, "results": results,
             "evaluateTime": TIME,
         }  # fmt: skip
-        own = self._registered(quality, "evaluation", own)
+        cited = {"animus": self._registered(quality, "evaluation", own)}
         foreign = {
             "schema": "animus.quality_evaluation/v1", "datasetId": "extra", "contentDigest": extra.content_digest,
             "ruleDigest": "sha256:" + "3" * 64, "ruleName": "suite", "profileDigest": "sha256:" + "4" * 64,
@@ -356,7 +356,7 @@ class World:
             "results": [result("unique id", "", quality.foreign)], "evaluateTime": TIME,
         }  # fmt: skip
         if quality.foreign:
-            foreign = self._registered(quality, "foreign", foreign)
+            cited["dbt"] = self._registered(quality, "foreign", foreign)
         for what, pipeline, evaluation in (("gate", "", own), ("pipeline gate", "p", foreign)):
             asked = {key: evaluation[key] for key in ("ruleDigest", "evaluator")}
             where = (
@@ -370,7 +370,7 @@ class World:
             self.gate_checks.append({
                 "gateDigest": digest_of(self.gates[-1]), "datasetRef": evaluation["datasetId"],
                 **{key: evaluation[key] for key in JUDGED}, "verdict": evaluation["verdict"],
-                "evaluationDigest": digest_of(evaluation) if evaluation["verdict"] else "",
+                "evaluationDigest": digest_of(cited[str(evaluation["evaluator"])]) if evaluation["verdict"] else "",
                 "outcome": "admitted" if evaluation["verdict"] in ("pass", "warn") else "refused",
             })  # fmt: skip
         self.gate_checks.sort(key=lambda each: str(each["gateDigest"]))
@@ -389,13 +389,14 @@ class World:
 
     def _create(self, run_id: str, spec: RunSpec, run: dict[str, Any], *, known: bool) -> int:
         name = run_name(PROJECT, run_id)
-        cited = [each["evaluationDigest"] for each in run["admission"]["gateChecks"] if each["evaluationDigest"]]
+        cited = dict.fromkeys(each["evaluationDigest"] for each in run["admission"]["gateChecks"])
         informed = [
-            LineageEdge(name, LineageRelation.WAS_INFORMED_BY, quality_evaluation_name(PROJECT, each)) for each in cited
+            LineageEdge(name, LineageRelation.WAS_INFORMED_BY, quality_evaluation_name(PROJECT, each))
+            for each in cited
+            if each
         ]
         records = [*([] if known else [spec]), run, *edges_of_run(PROJECT, run_id, spec), *informed]
-        method = "CreateRunOverridingGates" if run["admission"]["overrideReason"] else "CreateRun"
-        return self.book.write("run.create", name, records, method=method)
+        return self.book.write(self.action, name, records)
 
     def event(self, kind: RunEventType, **content: Any) -> RunEvent:
         """The next event of the run, with the state that follows."""
