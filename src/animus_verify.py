@@ -10,8 +10,9 @@ and shares no code with the server. The format of bundles is docs/evidence-forma
  5. entries     from the frontier, all entries lead to the root that the checkpoint signs (RFC 6962)
  6. heads       checkpoints that the auditor kept are of this log; consistency proofs hold
  7. records     each record that an entry names is there with its digest, and no other
- 8. run         (of a run bundle) what the run rests on was registered before; its plan is made again; its events are
-                judged again one by one; admission, lineage, summary and statements are made again and compared
+ 8. run         (of a run bundle) what the run rests on was registered before; its plan is made again; its gates are
+                applied and their rules evaluated again; its events are judged again one by one; admission, lineage,
+                summary and statements are made again and compared
 The verdict is the exit code (--accept makes a good one end with 0 too):
   0 WITNESSED      11 holds, and the witnesses that the policy asks for have cosigned the checkpoint
  10 CONSISTENT     11 holds, and the log still has what a checkpoint said that the auditor kept
@@ -24,8 +25,11 @@ The verdict is the exit code (--accept makes a good one end with 0 too):
 
 from __future__ import annotations
 
-import argparse, base64, graphlib, hashlib, heapq, json, os, re, stat, struct, sys, zipfile
+import argparse, base64, decimal, graphlib, hashlib, heapq, json, os, re, stat, struct, sys, zipfile
 from collections import Counter
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence
 
@@ -46,7 +50,7 @@ def contradiction(place: str, problem: str) -> Failure: return Failure("CONTRADI
 def within(place: str, work: Callable[..., Any], *given: Any) -> Any:
     """Does work on a document. What the work stumbles over is that the document has another form than it should."""
     try: return work(*given)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise invalid(place, f"has another form than it should: {type(error).__name__} {error}"[:300]) from None
 
 # 1. JSON (animus-json-1): one spelling of each document. Sorted keys, no space, no floats, no null.
@@ -540,8 +544,8 @@ def check_entry(line: bytes, project: str, place: str) -> dict[str, Any]:
     entry: dict[str, Any] = only(parse(line, place), ENTRY, place)
     if entry["schema"] != "animus.audit_entry/v1" or not RANDOM_ID.fullmatch(entry["entryId"]):
         raise invalid(place, "is no audit entry")
-    told = any(each["kind"] != "admission_refusal" for each in entry["records"])  # why a run was refused is no change
-    if entry["projectId"] != project or (entry["outcome"] == "accepted") != told:
+    changes = any(each["kind"] != "admission_refusal" for each in entry["records"])  # a refusal records why, at most
+    if entry["projectId"] != project or (entry["outcome"] == "accepted") != changes:
         raise contradiction(place, "is an entry of another project, or has records that do not go with its outcome")
     return entry
 
@@ -678,32 +682,153 @@ class State:
         self.started = True
         self.update([event["step"]])
 
-# 12. The run: what it rests on, and all that its records say, made again.
+# 12. Quality: what a rule says of a profile (docs/quality.md). Arithmetic is decimal, with 50 digits.
+DECIMALS = decimal.Context(prec=50, rounding=decimal.ROUND_HALF_EVEN, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
+LEAST_PART = Decimal("0.0001")  # what PSI takes a smaller part of a distribution for
+BOUNDS = ("minimum", "-Infinity"), ("maximum", "Infinity")  # and what an empty one means
+# What was observed is a text: None where there is no answer on this data, empty where the profile does not measure it.
+
+def spell(number: Decimal) -> str:
+    """A computed number, rounded to 12 digits after the point, in the one spelling of a decimal."""
+    text = format(number.quantize(Decimal("1e-12")), "f").rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+def fraction(count: Any, total: int) -> str: return spell(Decimal(count) / total) if count != "" else ""
+def age(time: str, newest: str) -> str:
+    """Seconds from one time to another."""
+    later, earlier = (datetime.strptime(each, "%Y-%m-%dT%H:%M:%S.%f%z") for each in (time, newest))
+    return spell(Decimal((later - earlier) // timedelta(microseconds=1)) / 1_000_000)
+def distance(kind: str, column: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """PSI or KS of two columns: by histograms that have the same edges, PSI else by values."""
+    same = column["edges"] == other["edges"]
+    mine, theirs = (column["binCounts"], other["binCounts"]) if same else ([], [])
+    if kind == "psi" and not mine:
+        counts = [{each["value"]: each["count"] for each in of["values"]} for of in (column, other)]
+        names = sorted({*counts[0], *counts[1]}) if all(counts) else []
+        mine, theirs = ([each.get(name, 0) for name in names] for each in counts)
+    total, other_total, result = sum(mine), sum(theirs), Decimal(0)
+    if not total or not other_total: return None if other_total else ""
+    if kind == "ks":
+        sums = zip(accumulate(mine), accumulate(theirs))
+        return spell(max(abs(Decimal(one) / total - Decimal(two) / other_total) for one, two in sums))
+    for one, two in zip(mine, theirs):
+        p, q = max(Decimal(one) / total, LEAST_PART), max(Decimal(two) / other_total, LEAST_PART)
+        result += (p - q) * (p / q).ln()
+    return spell(result)
+def column_of(profile: dict[str, Any], name: str) -> Any:
+    return next((each for each in profile["columns"] if each["name"] == name), None)
+def observe(check: dict[str, Any], profile: dict[str, Any], references: dict[str, Any], time: str) -> str | None:
+    """What a check with bounds observes."""
+    kind, rows = check["type"], profile["rowCount"]
+    if kind in ("row_count", "size_bytes"): return str(rows if kind == "row_count" else profile["sizeBytes"])
+    if kind == "metric": return str({e["name"]: e["value"] for e in profile["metrics"]}.get(check["metric"], ""))
+    column = column_of(profile, check["column"])
+    if column is None: return None
+    if kind == "null_fraction": return fraction(column["nullCount"], rows) if rows else None
+    count = rows - column["nullCount"]  # of values
+    if count <= 0: return None
+    measures: dict[Any, str] = {(each["kind"], each["argument"]): each["value"] for each in column["measures"]}
+    not_finite = int(measures.get(("not_finite_count", ""), 0))
+    if kind == "unique_fraction": return fraction(measures.get(("distinct_count", ""), ""), count)
+    if kind == "not_finite_fraction": return fraction(not_finite, count)
+    if kind == "pattern_fraction": return fraction(measures.get(("pattern_count", check["pattern"]), ""), count)
+    if kind == "allowed_fraction":
+        allowed = sum(each["count"] for each in column["values"] if each["value"] in check["values"])
+        return fraction(allowed, count) if column["values"] else ""
+    if kind == "age_seconds": return age(time, measures["newest", ""]) if ("newest", "") in measures else ""
+    if kind in ("psi", "ks"):
+        other = column_of(references[check["referenceProfileDigest"]], check["column"])
+        return distance(kind, column, other) if other else ""
+    if kind not in ("range", "quantile", "mean", "standard_deviation"): raise ValueError(f"{kind!r} is no type")
+    if not_finite == count: return None
+    if kind != "range": return measures.get((kind, check["probability"]), "")
+    ends = measures.get(("minimum", ""), ""), measures.get(("maximum", ""), "")
+    return "..".join(ends) if all(ends) else ""
+def evaluate(rule: Any, profile: Any, references: dict[str, Any], time: str) -> list[tuple[str, ...]]:
+    """Name, severity, outcome and observed of each check."""
+    results: list[tuple[str, ...]] = []
+    for check in rule["checks"]:
+        observed: str | None = ""
+        kind, low, high = check["type"], *(Decimal(check[each] or default) for each, default in BOUNDS)
+        if kind in ("schema_equal", "schema_compatible"):
+            columns, wanted = ([(each["name"], each["type"]) for each in of["columns"]] for of in (profile, check))
+            holds = columns == wanted if kind == "schema_equal" else {*wanted} <= {*columns}
+        else:
+            with decimal.localcontext(DECIMALS): observed = observe(check, profile, references, time)
+            if observed == "": raise ValueError(f"the check {check['name']!r} is of what the profile does not measure")
+            holds = all(low <= Decimal(each) <= high for each in (observed or "").split("..") if each)
+        outcome = "error" if observed is None else "pass" if holds else "fail"
+        results.append((check["name"], check["severity"], outcome, observed or ""))
+    return results
+def verdict_of(results: Iterable[tuple[str, ...]]) -> str:
+    """What results come to: the worst of those of severity error, else a warning where another does not hold."""
+    found = {result[1:3] for result in results}
+    if not found <= {(one, two) for one in ("error", "warn") for two in ("error", "fail", "pass")}:
+        raise ValueError("has a result of no severity or outcome")
+    grave = [outcome for outcome in ("error", "fail") if ("error", outcome) in found]
+    return grave[0] if grave else "warn" if found & {("warn", "fail"), ("warn", "error")} else "pass"
+
+# 13. The run: what it rests on, and all that its records say, made again.
+OVERRIDING = "run.create_overriding_gates"
+CREATING = ("run.create", "run.replay", OVERRIDING)
+JUDGED = ("datasetId", "contentDigest", "ruleDigest", "evaluator")
+GATE_CHECK = ("gateDigest", "datasetRef", *JUDGED, "evaluationDigest", "verdict", "outcome")
+RESULT = ("check", "severity", "outcome", "observed")
+
 class Run:
     """A run, from the entries that name it: index, place and line of each."""
     def __init__(self, log: Log, entries: list[tuple[int, str, bytes]]) -> None:
         self.log, self.bundle, self.entries = log, log.bundle, entries
         self.run_id, self.name, self.start = log.said["runId"], run_name(log.said), f"projects/{log.project}"
         self.files: dict[str, Lines] = {}  # of records, by kind
-        self.needed: dict[tuple[str, str], int] = {}  # kind and digest of what it rests on: who needs it
+        self.registered: dict[tuple[str, str], tuple[int, str, str]] = {}  # what proofs show: index, time, and which
         self.run: dict[str, Any] = {}
         self.plan_digest, self.state, self.sequence, self.records = "", State([]), 0, 0
         self.artifacts: dict[tuple[str, int, str], str] = {}
         self.seen: set[Any] = set()  # ids of events and points of metrics
+        self.gate_checks: list[dict[str, str]] = []
     def take(self, record: dict[str, str]) -> tuple[str, bytes]:
         """The next record of a kind."""
         kind = record["kind"]
         return self.files.setdefault(kind, Lines(self.bundle, f"data/records/{kind}.ndjson")).next(record)
-    def bound(self, kind: str, digest: str) -> dict[str, Any]:
-        """A record that the run rests on."""
+    def bound(self, kind: str, digest: str, latest: int | None = None) -> Any:
+        """A record that the run rests on; registered at an index or before, or before the entry that needs it."""
+        tree = self.document(kind, digest)
+        index, _, proof = self.registered.get((kind, digest), (0, "", ""))
+        if not proof: raise missing("data/proofs/", f"no entry of the {kind} {digest}")
+        if index > (self.index if latest is None else latest):
+            raise contradiction(proof, f"registered the {kind} {digest} only after it was needed")
+        self.unused.discard(proof)
+        return tree
+    def document(self, kind: str, digest: str) -> dict[str, Any]:
+        """A record of data/bound/."""
         name = f"data/bound/{kind}-{hex_of(digest)}.json"
         data = self.bundle.read(name)
         if digest_of(data) != digest: raise invalid(name, "has another digest than its name says")
-        self.needed.setdefault((kind, digest), self.index)
         tree: dict[str, Any] = parse_document(data, name, kind)
         return tree
+    def read_proofs(self) -> None:
+        """Each record that an entry registered which a proof shows."""
+        self.proofs = [name for name in self.bundle.below("data/proofs/") if name.endswith(".json")]
+        self.unused = set(self.proofs)
+        for name in self.proofs:
+            index, time, records = within(name, self.read_proof, name)
+            for each in records: self.registered.setdefault((each["kind"], each["digest"]), (index, time, name))
+    def read_proof(self, name: str) -> tuple[int, str, list[dict[str, str]]]:
+        """Index, time and records of an entry that is proven to be in the log."""
+        data, other = self.bundle.read(name, MAX_LINE), name[: -len("json")] + "tlog-proof"
+        index, hashes, note = parse_proof(self.bundle.read(other), other)
+        entry = check_entry(data, self.log.project, name)
+        if name != f"data/proofs/{index:020d}.json" or note != self.log.note:
+            raise contradiction(other, "is of another index than its name says, or of another checkpoint")
+        if included_root(index, self.log.size, leaf_hash(data), hashes) != self.log.root:
+            raise contradiction(other, "does not lead from the entry to the root")
+        records: list[dict[str, str]] = entry["records"]
+        if records and records[0]["kind"] == "record_manifest":
+            records = [*records, *self.document("record_manifest", records[0]["digest"])["records"]]
+        return index, entry["time"], records
     def replay(self) -> None:
         """Every record of every entry in order."""
+        self.read_proofs()
         rules = {"run": self.create, "run_event": self.event, "artifact": self.artifact, "metric": self.metric}
         for index, place, line in self.entries:
             self.edges: list[bytes] = []  # as recorded, and not yet made again
@@ -716,14 +841,15 @@ class Run:
                 elif kind in rules and (kind == "run") == bool(self.run):
                     raise contradiction(found, f"is a {kind} at a place where there can be none")
                 elif kind in rules: within(found, rules[kind], tree, data, found)
-            if self.edges != list(self.expected):
+            if sorted(self.edges) != sorted(self.expected):
                 raise contradiction(place, "has other lineage edges than follow from its records")
             if not self.run: raise missing(place, "names no run: the first entry of a run bundle creates it")
         for lines in self.files.values(): lines.end()
+        for name in sorted(self.unused): raise contradiction(name, "registered nothing that the run rests on")
     def create(self, run: dict[str, Any], data: bytes, place: str) -> None:
         """The run itself: what it binds, its plan, and why it was admitted."""
-        self.run, self.run_digest, start = run, digest_of(data), self.start
-        if not self.entry["action"].startswith(("run.create", "run.replay")) or run["createTime"] != self.entry["time"]:
+        self.run, self.run_digest, self.created, start = run, digest_of(data), self.entry, self.start
+        if self.entry["action"] not in CREATING or run["createTime"] != self.entry["time"]:
             raise contradiction(place, "was created by another action, or at another time than it says")
         self.spec = spec = self.bound("run_spec", run["runSpecDigest"])
         pipeline = self.bound("pipeline_spec", spec["pipelineSpecDigest"])
@@ -740,12 +866,69 @@ class Run:
                   ("environment-lock-registered", self.lock_name, "environmentLockDigest")]
         checks += [("dataset-version-registered", name, f"datasets[{ref}]") for ref, name in self.versions.items()]
         passed = [{"name": c[0], "subject": c[1], "outcome": "admitted", "field": c[2]} for c in sorted(checks)]
-        admission = {"outcome": "admitted", "checks": passed, "gates": [], "gateChecks": [], "overrideReason": ""}
-        if run["runId"] != self.run_id or run["admission"] != admission:
-            raise contradiction(place, "is another run, or was admitted otherwise than its bindings are")
+        admission = run["admission"]
+        self.gates = {digest: self.recorded("quality_gate", digest, "setTime")[0] for digest in admission["gates"]}
+        self.apply_gates(pipeline["metadata"]["name"], place)
+        if run["runId"] != self.run_id or admission != {
+                "outcome": "admitted", "checks": passed, "gates": sorted(self.gates), "gateChecks": self.gate_checks,
+                "overrideReason": admission["overrideReason"]}:
+            raise contradiction(place, "is another run, or was admitted otherwise than its bindings and gates say")
         used = [self.pipeline_name, self.lock_name, self.commit_name, *self.versions.values()]
         self.expected = {edge(self.name, "used", each): None for each in used}
-        if run["replayOf"]: self.expected[edge(self.name, "was_informed_by", f"{start}/runs/{run['replayOf']}")] = None
+        before = f"{start}/runs/{run['replayOf']}"
+        if run["replayOf"]: self.expected[edge(self.name, "was_informed_by", before)] = None
+        for check in self.gate_checks:
+            name = f"{start}/qualityEvaluations/{check['evaluationDigest']}"
+            if check["evaluationDigest"]: self.expected[edge(self.name, "was_informed_by", name)] = None
+    def recorded(self, kind: str, digest: str, field: str) -> tuple[Any, int]:
+        """A record that says when it was recorded, which is when its entry was written; and that entry's index."""
+        tree = self.bound(kind, digest)
+        index, time, proof = self.registered[kind, digest]
+        if tree[field] != time: raise contradiction(proof, f"is of another time than the {kind} says that it recorded")
+        return tree, index
+    def apply_gates(self, pipeline: str, place: str) -> None:
+        """What the gates of the run ask of its bindings, made again; the evaluations cited are all that it is told."""
+        names, admission = [gate["pipeline"] for gate in self.gates.values()], self.run["admission"]
+        if len({*names}) < len(names) or not {*names} <= {"", pipeline}:
+            raise contradiction(place, "was held against a gate of another pipeline, or two of one")
+        # One evaluation for each version, rule and evaluator: of two that are cited, one is not the newest.
+        cited = {tuple(check[key] for key in JUDGED): check["evaluationDigest"] for check in admission["gateChecks"]}
+        asked = sorted({(digest, bound["datasetRef"], bound["datasetId"], bound["contentDigest"], each["ruleDigest"],
+                         each["evaluator"])
+                        for digest, gate in self.gates.items() for each in gate["requirements"]
+                        for bound in self.spec["datasets"]
+                        if each["datasetRef"] in ("", bound["datasetRef"])
+                        and each["datasetId"] in ("", bound["datasetId"])})
+        verdicts = {}
+        for key, digest in cited.items():
+            name = f"data/bound/quality_evaluation-{digest[len('sha256:') :]}.json"
+            verdicts[key] = within(name, self.verdict, key, digest, name) if digest else ""
+        for each in asked:
+            digest, verdict = cited.get(each[2:], ""), verdicts.get(each[2:], "")
+            outcome = "admitted" if verdict in ("pass", "warn") else "refused"
+            self.gate_checks.append(dict(zip(GATE_CHECK, (*each, digest, verdict, outcome))))
+        refusing = {check["gateDigest"] for check in self.gate_checks if check["outcome"] == "refused"}
+        allowed = [self.gates[digest]["overrideAllowed"] for digest in sorted(refusing)]
+        may_override = self.entry["action"] == OVERRIDING and all(each is True for each in allowed)
+        if bool(admission["overrideReason"]) != bool(refusing) or (refusing and not may_override):
+            raise contradiction(place, "was let in past a gate that refuses it, or overrides where none does")
+    def verdict(self, key: tuple[str, ...], digest: str, place: str) -> str:
+        """The verdict of an evaluation. One by a rule of our own is made again: it has to find the same."""
+        found, index = self.recorded("quality_evaluation", digest, "evaluateTime")
+        results = [tuple(each[name] for name in RESULT) for each in found["results"]]
+        if tuple(found[name] for name in JUDGED) != key or found["verdict"] != verdict_of(results):
+            raise contradiction(place, "is of another version, rule or evaluator, or does not come to its verdict")
+        if found["evaluator"] != "animus": return str(found["verdict"])
+        if found["evaluatorVersion"] != "1": raise invalid(place, "is by rules of evaluation of another version")
+        rule = self.bound("quality_rule", found["ruleDigest"], index)
+        profile = self.bound("quality_profile", found["profileDigest"], index)
+        references = {check["referenceProfileDigest"] for check in rule["checks"]} - {""}
+        others = {name: self.bound("quality_profile", name, index) for name in sorted(references)}
+        made = evaluate(rule, profile, others, found["evaluateTime"])
+        is_of = profile["datasetId"], profile["contentDigest"], rule["ruleId"]
+        if is_of != (*key[:2], found["ruleName"]) or made != results:
+            raise contradiction(place, "does not find what its rule finds of its profile")
+        return str(found["verdict"])
     def check_versions(self, place: str) -> None:
         """Each dataset version that is bound, by its dataset and content; a content of files is digested again."""
         wanted = {each["datasetRef"] for step in self.steps.values() for each in step["inputs"]["datasets"]}
@@ -760,30 +943,6 @@ class Run:
                 raise contradiction(name, "is bound by nothing, or its files have another digest")
             left.remove(found)
         if left: raise missing("data/bound/", f"has no dataset_version for {min(left)}")
-    def check_registrations(self) -> int:
-        """Each bound record was registered by an entry that a proof shows, before it was needed; their number."""
-        names = [name for name in self.bundle.below("data/proofs/") if name.endswith(".json")]
-        for name in names:
-            index, records = within(name, self.registered, name)
-            found = {(each["kind"], each["digest"]) for each in records} & self.needed.keys()
-            if not found or any(index > self.needed[each] for each in found):
-                raise contradiction(name, "registered nothing that the run rests on, or only after it was needed")
-            for each in found: del self.needed[each]
-        for kind, digest in sorted(self.needed): raise missing("data/proofs/", f"no entry of the {kind} {digest}")
-        return len(names)
-    def registered(self, name: str) -> tuple[int, list[dict[str, str]]]:
-        """Index and records of an entry that is proven to be in the log."""
-        data, other = self.bundle.read(name, MAX_LINE), name[: -len("json")] + "tlog-proof"
-        index, hashes, note = parse_proof(self.bundle.read(other), other)
-        records: list[dict[str, str]] = check_entry(data, self.log.project, name)["records"]
-        if name != f"data/proofs/{index:020d}.json" or note != self.log.note:
-            raise contradiction(other, "is of another index than its name says, or of another checkpoint")
-        if included_root(index, self.log.size, leaf_hash(data), hashes) != self.log.root:
-            raise contradiction(other, "does not lead from the entry to the root")
-        self.index = index
-        if records and records[0]["kind"] == "record_manifest":
-            records = [*records, *self.bound("record_manifest", records[0]["digest"])["records"]]
-        return index, records
     def event(self, event: dict[str, Any], _: bytes, place: str) -> None:
         """What happened to the run: the state that it says is the one that follows."""
         self.sequence += 1
@@ -857,9 +1016,15 @@ class Run:
     def check_statements(self, keys: Sequence[Key]) -> None:
         """Admission, and the provenance of the outputs where there are some."""
         spec, digest = self.spec, self.run["runSpecDigest"]
-        passed = [f"{check['name']} {check['subject']}" for check in self.run["admission"]["checks"]]
-        predicate: Any = {"configuration": [resource("animus-admission", self.run_digest)], "result": "PASSED",
-                          "passedTests": passed, "warnedTests": [], "failedTests": []}
+        tests: dict[str, list[str]] = {"pass": [], "warn": [], "refused": []}
+        for check in self.run["admission"]["checks"]: tests["pass"].append(f"{check['name']} {check['subject']}")
+        for check in self.gate_checks:
+            test = f"quality-gate {self.versions[check['datasetRef']]} {check['ruleDigest']} {check['evaluator']}"
+            tests[check["verdict"] if check["outcome"] == "admitted" else "refused"].append(test)
+        predicate: Any = {
+            "configuration": [resource("animus-admission", self.run_digest)], "passedTests": tests["pass"],
+            "warnedTests": tests["warn"], "failedTests": tests["refused"],
+            "result": "WARNED" if tests["warn"] or tests["refused"] else "PASSED"}
         name, kind = "data/attestations/admission.dsse.json", "https://in-toto.io/attestation/test-result/v0.1"
         within(name, check_statement, self.bundle, name, kind, [resource(self.name, digest)], predicate, keys)
         if not self.outputs: return
@@ -891,9 +1056,10 @@ def run_entries(log: Log) -> list[tuple[int, str, bytes]]:
             elif not found: raise contradiction(place, "does not create the run: the first entry of a run bundle does")
     return found
 
-# 13. The verdict.
-def verify(bundle: Bundle, options: argparse.Namespace, checked: list[str], not_shown: list[str]) -> str:
-    """All checks in their order; the verdict."""
+# 14. The verdict.
+def verify(bundle: Bundle, options: argparse.Namespace, report: dict[str, list[str]]) -> str:
+    """All checks in their order; the verdict. What was found is added to the report."""
+    checked, not_shown = report["checked"], report["notShown"]
     tags, said = check_bag(bundle), within("data/evidence.json", check_evidence, bundle)
     if options.run not in (None, said["runId"]): raise invalid("data/evidence.json", "is of another run")
     checked.append(f"{len(bundle.parts)} files are those of the manifests")
@@ -918,7 +1084,8 @@ def verify(bundle: Bundle, options: argparse.Namespace, checked: list[str], not_
     checked.append(f"{len(covered)} of {len(heads)} kept checkpoints are of this log")
     not_shown += [f"that the log began with {head[0]}" for head in heads if head[0] not in covered]
     if said["runId"]:
-        check_run(Run(log, entries), keys, checked)
+        check_run(Run(log, entries), keys, report)
+        not_shown.append("that no other gate and no newer verdict was there when the run was let in: the log has them")
         not_shown.append("the renderings: they are signed, and not made again")
     for name in sorted(bundle.untaken - {"evidence.dsse.json", "tagmanifest-sha256.txt"}):
         raise invalid(name, "has no place in the bundle")
@@ -930,15 +1097,23 @@ def verify(bundle: Bundle, options: argparse.Namespace, checked: list[str], not_
     not_shown.append("that others were shown the same log: no quorum of witnesses has cosigned the checkpoint")
     return "CONSISTENT" if covered else "SIGNED"
 
-def check_run(run: Run, keys: Sequence[Key], checked: list[str]) -> None:
+def check_run(run: Run, keys: Sequence[Key], report: dict[str, list[str]]) -> None:
     """All that is said of a run."""
+    checked = report["checked"]
     run.replay()
     checked.append(f"{len(run.entries)} entries name the run {run.run_id}, and {run.records} records")
-    checked.append(f"{run.check_registrations()} entries registered what the run rests on, before it was needed")
+    checked.append(f"{len(run.proofs)} entries registered what the run rests on, before it was needed")
     run.check_summary()
     checked.append(f"plan and {run.sequence} events, made and judged again: the run is {run.state.run}")
     run.check_statements(keys)
     checked.append("admission, lineage, summary and statements follow from the records")
+    for check in run.gate_checks:
+        how = " evaluated again," if check["evaluator"] == "animus" else " taken as recorded,"
+        verdict = f"{check['verdict']},{how}" if check["verdict"] else "no verdict,"
+        checked.append(f"gate check {check['outcome']}: {verdict} by {check['evaluator']} and rule"
+                       f" {check['ruleDigest']} on {run.versions[check['datasetRef']]}, asked by {check['gateDigest']}")
+    reason, by = run.run["admission"]["overrideReason"], run.created
+    if reason: report["overridden"].append(f"{by['principal']} let the run in at {by['time']} past the gates: {reason}")
     for name in ("data/renderings/openlineage.ndjson", "data/renderings/prov.json"):
         if next(run.bundle.blocks(name)): run.bundle.untaken.discard(name)
 def own_file(path: str) -> bytes:
@@ -956,6 +1131,7 @@ def trusted_keys(text: str) -> list[Key]:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn: raise Failure("USAGE", "usage", message)
+
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of a call, and the files that they name."""
     parser = Parser(prog="animus_verify.py", description="Verifies an evidence bundle of Animus, offline.")
@@ -975,25 +1151,28 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     except Failure as failure: raise Failure("USAGE", failure.place, failure.problem) from None  # it is the caller's
     return options
 
+LABELS = dict(checked="checked  ", overridden="OVERRIDE ", notShown="not shown")
+def plain(line: str) -> str: return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verifies, reports, and answers the exit code."""
     options, bundle = argparse.Namespace(json=False, accept=None, debug=False, bundle=""), None
-    place, problem, checked, not_shown = "", "", list[str](), list[str]()
+    place, problem = "", ""
+    found: dict[str, list[str]] = {"checked": [], "overridden": [], "notShown": []}
     try:
         options = options_of(arguments)
         if not Path(options.bundle).exists(): raise Failure("USAGE", options.bundle, "is not there")
         bundle = Bundle(Path(options.bundle))
-        verdict = verify(bundle, options, checked, not_shown)
+        verdict = verify(bundle, options, found)
     except Failure as failure: verdict, place, problem = failure.verdict, failure.place, failure.problem
     except Exception as error:
         if options.debug: raise
         verdict, place = "INVALID", bundle.reading if bundle else options.bundle
         problem = f"could not be checked ({type(error).__name__})"
     report = dict(verdict=verdict, exitCode=CODES[verdict], bundle=options.bundle, file=place, problem=problem)
-    lines = [f"{verdict}: {options.bundle}", *(f"  checked    {each}" for each in checked)]
-    lines = [f"{verdict}: {place}: {problem}"] if problem else lines + [f"  not shown  {each}" for each in not_shown]
-    document = json.dumps({**report, "checked": checked, "notShown": not_shown}, sort_keys=True)
-    print((document if options.json else "\n".join(lines)).encode("ascii", "backslashreplace").decode())
+    lines = [f"  {LABELS[kind]}  {each}" for kind in found for each in found[kind]]
+    lines = [f"{verdict}: {place}: {problem}"] if problem else [f"{verdict}: {options.bundle}", *lines]
+    text = json.dumps({**report, **found}, sort_keys=True) if options.json else "\n".join(map(plain, lines))
+    print(text.encode("ascii", "backslashreplace").decode())
     good = ["WITNESSED", "CONSISTENT", "SIGNED"]
     return 0 if options.accept and verdict in good[: good.index(options.accept.upper()) + 1] else CODES[verdict]
 

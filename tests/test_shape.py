@@ -903,7 +903,7 @@ def test_a_test_with_a_short_cut_is_found(text: str) -> None:
     assert len(test_faults({"tests/x.py": text})) == 1
 
 
-VERIFIER = "src/animus_verify.py"  # of a thousand lines at most
+VERIFIER = "src/animus_verify.py"  # whose length has a limit
 
 
 def undocumented(files: Sources) -> list[str]:

@@ -16,30 +16,20 @@ from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefu
 from animus.domain.checkpoint import Checkpoint, TlogProof, dump_checkpoint, dump_proof
 from animus.domain.dataset import DatasetVersion, File, FileManifest
 from animus.domain.environment import EnvironmentLock, Image
-from animus.domain.lineage import edge_of_artifact, edges_of_run, edges_of_start
+from animus.domain.lineage import LineageEdge, LineageRelation, edge_of_artifact, edges_of_run, edges_of_start
 from animus.domain.names import (
     commit_name,
     dataset_version_name,
     environment_lock_name,
     pipeline_spec_name,
+    quality_evaluation_name,
     run_name,
 )
 from animus.domain.note import dump_key
 from animus.domain.pipeline import Backoff, BackoffType, DatasetInput, ErrorKind, RetryKind, RetryPolicy, StepInputs
 from animus.domain.plan import make_plan
 from animus.domain.project import Project
-from animus.domain.run import (
-    NO_GATES,
-    Artifact,
-    Commit,
-    DatasetBinding,
-    Metric,
-    Parameter,
-    ParameterType,
-    Run,
-    RunSpec,
-    admit,
-)
+from animus.domain.run import Artifact, Commit, DatasetBinding, Metric, Parameter, ParameterType, RunSpec
 from animus.domain.state import AttemptState, RunEvent, RunEventType, StepEvent, StepEventType, derive_state
 from animus.signing import SigningKey, cosign, sign_note
 
@@ -88,7 +78,7 @@ class LogBook:
     ) -> int:
         """Appends an entry; answers its index."""
         number = len(self.entries)
-        written = [(kind_of(value), self.change(kind_of(value), document.dump(value))) for value in records]
+        written = [(kind_of(value), self.change(kind_of(value), bytes_of(value))) for value in records]
         named = [AuditRecord(kind, document.digest(data)) for kind, data in written]
         if manifest:
             data = document.dump(RecordManifest(tuple(named)))
@@ -128,8 +118,76 @@ class LogBook:
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a record: the name of its table."""
-    return str(value.SCHEMA).removeprefix("animus.").split("/")[0]
+    """The kind of a record, a value or a tree: the name of its table."""
+    schema = value["schema"] if isinstance(value, dict) else value.SCHEMA
+    return str(schema).removeprefix("animus.").split("/")[0]
+
+
+def bytes_of(value: Any) -> bytes:
+    """The bytes of a record, a value or a tree."""
+    return compact(value) if isinstance(value, dict) else document.dump(value)
+
+
+def digest_of(value: Any) -> str:
+    """The digest of a record, a value or a tree."""
+    return document.digest(bytes_of(value))
+
+
+def check(name: str, kind: str, severity: str = "error", **content: Any) -> dict[str, Any]:
+    """A check of a rule; what is not given is empty."""
+    empty = dict.fromkeys(["column", "minimum", "maximum", "pattern", "probability", "metric"], "")
+    lists: dict[str, Any] = {"values": [], "columns": [], "referenceProfileDigest": ""}
+    return {"name": name, "severity": severity, "type": kind, **empty, **lists, **content}
+
+
+def column(
+    name: str,
+    kind: str = "float64",
+    nulls: int = 0,
+    *,
+    measures: dict[str, str] | None = None,
+    values: dict[str, int] | None = None,
+    bins: tuple[list[str], list[int]] = ([], []),
+) -> dict[str, Any]:
+    """What was measured of a column; a measure's key is its kind, and after a space its argument."""
+    found = [dict(zip(("kind", "argument"), f"{key} ".split(" "), strict=False)) for key in measures or {}]
+    return {
+        "name": name, "type": kind, "nullCount": nulls, "edges": bins[0], "binCounts": bins[1],
+        "measures": [key | {"value": value} for key, value in zip(found, (measures or {}).values(), strict=True)],
+        "values": [{"value": value, "count": count} for value, count in (values or {}).items()],
+    }  # fmt: skip
+
+
+def profile(
+    columns: Sequence[dict[str, Any]], *, rows: int = 4, size: int = 3, metrics: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A profile, as yet of no dataset version."""
+    return {
+        "schema": "animus.quality_profile/v1", "datasetId": "", "contentDigest": "", "profiler": "by hand",
+        "rowCount": rows, "sizeBytes": size, "columns": list(columns),
+        "metrics": [{"name": name, "value": value} for name, value in (metrics or {}).items()],
+    }  # fmt: skip
+
+
+def result(name: str, observed: str, outcome: str = "pass", severity: str = "error") -> dict[str, Any]:
+    """What came of a check."""
+    reason = "" if outcome == "pass" else "it does not hold"
+    return {"check": name, "severity": severity, "outcome": outcome, "observed": observed, "reason": reason}
+
+
+JUDGED = ("datasetId", "contentDigest", "ruleDigest", "evaluator")
+Alter = Callable[[str, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """What the gates of a run are to find, worked out by hand."""
+
+    verdict: str = "pass"  # of our own evaluation: pass, warn or fail
+    foreign: str = "pass"  # of the other tool: pass, fail, or empty for no evaluation at all
+    reason: str = ""  # of the override, where there is one
+    action: str = "run.create_overriding_gates"  # by which a run with a reason was created
+    alter: Alter = lambda what, tree: tree  # of a document before its digest is made
 
 
 def sample_pipeline() -> Any:
@@ -151,7 +209,12 @@ class World:
     """A log in which one run happens among other things."""
 
     def __init__(
-        self, *, succeed: bool = True, plan_known: bool = False, change: Change = lambda kind, data: data
+        self,
+        *,
+        succeed: bool = True,
+        plan_known: bool = False,
+        change: Change = lambda kind, data: data,
+        quality: Quality | None = None,
     ) -> None:
         self.book, self.name = LogBook(change), run_name(PROJECT, RUN_ID)
         self.plan_known = plan_known  # by the plan of another run of the same RunSpec
@@ -174,29 +237,51 @@ class World:
         )  # fmt: skip
         self.spec_digest = document.digest(document.dump(self.spec))
         self.plan = make_plan(self.spec_digest, pipeline_digest, self.pipeline)
-        self.run = self.run_of(RUN_ID, self.spec)
+        self.quality: list[dict[str, Any]] = []  # what the run rests on beside what it binds
+        self.gates: list[dict[str, Any]] = []
+        self.gate_checks: list[dict[str, Any]] = []
+        self.reason = quality.reason if quality else ""
+        self.action = quality.action if quality and quality.reason else "run.create"
         self.events: list[StepEvent] = []
         self.artifacts: list[Artifact] = []
         self.sequence = 0
         self._before()
+        if quality:
+            self._judge(quality)
+        self.run = self.run_of(RUN_ID, self.spec)
+        if quality:
+            self.run = quality.alter("run", self.run)
         self.first = self._create(RUN_ID, self.spec, self.run, known=False)
         self._happen(succeed)
         self.size = len(self.book.entries)
         self.book.write("project.create", "projects/later", (Project("later", "Later", "", ()),))
 
-    def run_of(self, run_id: str, spec: RunSpec) -> Run:
+    def run_of(self, run_id: str, spec: RunSpec) -> dict[str, Any]:
         """A run that was let in."""
-        pairs = frozenset((b.dataset_id, b.content_digest) for b in spec.datasets)
-        decision = admit(
-            PROJECT,
-            spec,
-            pipeline_registered=True,
-            environment_registered=True,
-            versions_registered=pairs,
-            gates=NO_GATES,
-            override_reason="",
+        checks = [
+            (
+                "dataset-version-registered",
+                dataset_version_name(PROJECT, each.dataset_id, each.content_digest),
+                f"datasets[{each.dataset_ref}]",
+            )
+            for each in spec.datasets
+        ]
+        lock, pipeline = spec.environment_lock_digest, spec.pipeline_spec_digest
+        checks.append(
+            ("environment-lock-registered", environment_lock_name(PROJECT, lock), "environmentLockDigest"),
         )
-        return Run(run_id, document.digest(document.dump(spec)), TIME, (), decision, "")
+        checks.append(("pipeline-spec-registered", pipeline_spec_name(PROJECT, pipeline), "pipelineSpecDigest"))
+        gated = run_id == RUN_ID
+        admission = {
+            "outcome": "admitted",
+            "checks": [{"name": n, "subject": s, "outcome": "admitted", "field": f} for n, s, f in checks],
+            "gates": sorted(digest_of(each) for each in self.gates) if gated else [],
+            "gateChecks": self.gate_checks if gated else [], "overrideReason": self.reason if gated else "",
+        }  # fmt: skip
+        return {
+            "schema": "animus.run/v1", "runId": run_id, "runSpecDigest": document.digest(document.dump(spec)),
+            "createTime": TIME, "labels": [], "admission": admission, "replayOf": "",
+        }  # fmt: skip
 
     def _before(self) -> None:
         book = self.book
@@ -207,9 +292,111 @@ class World:
         book.write("dataset_version.register", "x", (self.versions[0],))
         book.write("dataset_version.register", "x", (self.versions[1],), manifest=True)
 
-    def _create(self, run_id: str, spec: RunSpec, run: Run, *, known: bool) -> int:
-        records = [*([] if known else [spec]), run, *edges_of_run(PROJECT, run_id, spec)]
-        return self.book.write("run.create", run_name(PROJECT, run_id), records)
+    def _judge(self, quality: Quality) -> None:
+        """A rule of our own on one dataset version, another tool's verdict on the other, and a gate for each."""
+        data, extra = self.versions
+        times, numbers = "timestamp[us, UTC]", ["1"]
+        reference = profile(
+            [column("amount", bins=(numbers, [1, 3])), column("kind", "utf8", values={"a": 1, "b": 3})], size=5
+        )
+        reference |= {"datasetId": "extra", "contentDigest": extra.content_digest}
+        reference = self._registered(quality, "reference", reference)
+        measured = profile(
+            [
+                column("amount", measures={"maximum": "3", "minimum": "-0.5"}, bins=(numbers, [2, 2])),
+                column("at", times, 1, measures={"newest": "2026-01-02T03:03:05.678901Z"}),
+                column("kind", "utf8", values={"a": 3, "b": 1}),
+            ],
+            metrics={"score": "0.9"},
+        )
+        measured |= {"datasetId": "data", "contentDigest": data.content_digest}
+        measured = self._registered(quality, "profile", measured)
+        fails = quality.verdict != "pass"
+        severity = "warn" if quality.verdict == "warn" else "error"
+        against = digest_of(reference)
+        checks = [
+            check("age", "age_seconds", column="at", maximum="3600"),
+            check("amount", "range", column="amount", minimum="-1", maximum="3"),
+            check("drift", "ks", column="amount", maximum="0.3", referenceProfileDigest=against),
+            check("kinds", "psi", column="kind", maximum="2", referenceProfileDigest=against),
+            check("nulls", "null_fraction", column="at", maximum="0.5"),
+            check("rows", "row_count", severity, minimum="5" if fails else "4"),
+            check("score", "metric", metric="score", minimum="0.5"),
+            check("shape", "schema_compatible", columns=[{"name": "kind", "type": "utf8"}]),
+        ]
+        rule = {
+            "schema": "animus.quality_rule/v1",
+            "ruleId": "sound",
+            "description": "",
+            "labels": [],
+            "checks": checks,
+        }
+        rule = self._registered(quality, "rule", rule)
+        results = [  # the age is a minute; |0.5 - 0.25|; 0.5 ln 3 - 0.5 ln 1/3 = ln 3 = 1.09861228866810...
+            result("age", "60"),
+            result("amount", "-0.5..3"),
+            result("drift", "0.25"),
+            result("kinds", "1.098612288668"),
+            result("nulls", "0.25"),
+            result("rows", "4", "fail" if fails else "pass", severity),
+            result("score", "0.9"),
+            result("shape", ""),
+        ]
+        own = {
+            "schema": "animus.quality_evaluation/v1", "datasetId": "data", "contentDigest": data.content_digest,
+            "ruleDigest": digest_of(rule), "ruleName": "sound", "profileDigest": digest_of(measured),
+            "evaluator": "animus", "evaluatorVersion": "1", "verdict": quality.verdict, "results": results,
+            "evaluateTime": TIME,
+        }  # fmt: skip
+        cited = {"animus": self._registered(quality, "evaluation", own)}
+        foreign = {
+            "schema": "animus.quality_evaluation/v1", "datasetId": "extra", "contentDigest": extra.content_digest,
+            "ruleDigest": "sha256:" + "3" * 64, "ruleName": "suite", "profileDigest": "sha256:" + "4" * 64,
+            "evaluator": "dbt", "evaluatorVersion": "1.9", "verdict": quality.foreign,
+            "results": [result("unique id", "", quality.foreign)], "evaluateTime": TIME,
+        }  # fmt: skip
+        if quality.foreign:
+            cited["dbt"] = self._registered(quality, "foreign", foreign)
+        for what, pipeline, evaluation in (("gate", "", own), ("pipeline gate", "p", foreign)):
+            asked = {key: evaluation[key] for key in ("ruleDigest", "evaluator")}
+            where = (
+                {"datasetRef": "", "datasetId": "data"} if what == "gate" else {"datasetRef": "extra", "datasetId": ""}
+            )
+            gate = {
+                "schema": "animus.quality_gate/v1", "pipeline": pipeline, "requirements": [where | asked],
+                "overrideAllowed": True, "setTime": TIME,
+            }  # fmt: skip
+            self.gates.append(self._registered(quality, what, gate))
+            self.gate_checks.append({
+                "gateDigest": digest_of(self.gates[-1]), "datasetRef": evaluation["datasetId"],
+                **{key: evaluation[key] for key in JUDGED}, "verdict": evaluation["verdict"],
+                "evaluationDigest": digest_of(cited[str(evaluation["evaluator"])]) if evaluation["verdict"] else "",
+                "outcome": "admitted" if evaluation["verdict"] in ("pass", "warn") else "refused",
+            })  # fmt: skip
+        self.gate_checks.sort(key=lambda each: str(each["gateDigest"]))
+
+    def _registered(self, quality: Quality, what: str, tree: dict[str, Any]) -> dict[str, Any]:
+        """A document in the log; that of the other tool through a manifest."""
+        altered: dict[str, Any] = quality.alter(what, tree)
+        self.quality.append(altered)
+        records: list[Any] = [altered]
+        if "evaluator" in altered:
+            name = dataset_version_name(PROJECT, tree["datasetId"], tree["contentDigest"])
+            subject = quality_evaluation_name(PROJECT, digest_of(altered))
+            records.append(LineageEdge(subject, LineageRelation.USED, name))
+        self.book.write(f"{kind_of(tree)}.register", "x", records, manifest=what == "foreign")
+        return altered
+
+    def _create(self, run_id: str, spec: RunSpec, run: dict[str, Any], *, known: bool) -> int:
+        name = run_name(PROJECT, run_id)
+        cited = dict.fromkeys(each["evaluationDigest"] for each in run["admission"]["gateChecks"])
+        informed = [
+            LineageEdge(name, LineageRelation.WAS_INFORMED_BY, quality_evaluation_name(PROJECT, each))
+            for each in cited
+            if each
+        ]
+        records = [*([] if known else [spec]), run, *edges_of_run(PROJECT, run_id, spec), *informed]
+        return self.book.write(self.action, name, records)
 
     def event(self, kind: RunEventType, **content: Any) -> RunEvent:
         """The next event of the run, with the state that follows."""
@@ -322,9 +509,9 @@ class World:
         return bagged(files)
 
     def _bound_files(self) -> Files:
-        bound: list[Any] = [self.spec, self.pipeline, self.environment, *self.versions, self.plan]
+        bound: list[Any] = [self.spec, self.pipeline, self.environment, *self.versions, self.plan, *self.quality]
         files, nodes = {}, self.book.nodes()
-        wanted = {document.dump(value) for value in bound}
+        wanted = {bytes_of(value) for value in bound}
         for index, written in enumerate(self.book.records[: self.size]):
             found = {data for _, data in written if data in wanted}
             if not found:
@@ -363,14 +550,23 @@ class World:
 
     def _statement_files(self) -> Files:
         hexed = self.spec_digest.removeprefix("sha256:")
-        checks = [f"{check.name} {check.subject}" for check in self.run.admission.checks]
-        run_digest = hex_of(document.dump(self.run))
-        admission = {
-            "result": "PASSED", "passedTests": checks, "warnedTests": [], "failedTests": [],
-            "configuration": [{"name": "animus-admission", "digest": {"sha256": run_digest}}],
+        admission = self.run["admission"]
+        tests = {
+            "passedTests": [f"{each['name']} {each['subject']}" for each in admission["checks"]],
+            "warnedTests": [],
+            "failedTests": [],
+        }
+        lists = {"pass": "passedTests", "warn": "warnedTests"}
+        for each in admission["gateChecks"]:
+            name = dataset_version_name(PROJECT, each["datasetId"], each["contentDigest"])
+            found = tests[lists.get(each["verdict"], "failedTests")]
+            found.append(f"quality-gate {name} {each['ruleDigest']} {each['evaluator']}")
+        predicate = {
+            **tests, "result": "WARNED" if tests["warnedTests"] or tests["failedTests"] else "PASSED",
+            "configuration": [{"name": "animus-admission", "digest": {"sha256": hex_of(bytes_of(self.run))}}],
         }  # fmt: skip
         kind = "https://in-toto.io/attestation/test-result/v0.1"
-        files = {"data/attestations/admission.dsse.json": statement(kind, [(self.name, hexed)], admission)}
+        files = {"data/attestations/admission.dsse.json": statement(kind, [(self.name, hexed)], predicate)}
         outputs = [(f"{o['step']}/{o['name']}", o["digest"].removeprefix("sha256:")) for o in self.outputs()]
         if outputs:
             provenance = statement("https://slsa.dev/provenance/v1", outputs, self._provenance(hexed))

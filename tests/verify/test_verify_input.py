@@ -20,7 +20,7 @@ from verify.bundles import Files, World, bagged
 from verify.conftest import Verify, verified
 
 SOURCE = Path(verifier.__file__)
-MAX_LINES = 1_000  # somebody has to read all of it
+MAX_LINES = 1_180  # somebody has to read all of it
 NETWORK = {"asyncio", "ftplib", "http", "multiprocessing", "socket", "socketserver", "ssl", "subprocess", "urllib"}
 
 
