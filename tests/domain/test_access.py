@@ -14,8 +14,10 @@ READS = ("Get", "List", "Validate", "DryRun", "Tail", "Export", "WaitForInclusio
 ATTESTS = "animus.v1.LogService/AddCosignatures"
 # What a runtime adds beside its reports: it reads the data before a step does, and says what it found and measured.
 VERIFIES = "animus.v1.DatasetService/VerifyDatasetVersion"
+TELLS = "animus.v1.LineageService/RecordOpenLineageEvent"
 MEASURES = {
     VERIFIES,
+    TELLS,
     "animus.v1.QualityService/RegisterQualityProfile",
     "animus.v1.QualityService/EvaluateQuality",
     "animus.v1.QualityService/RecordForeignEvaluation",
@@ -49,7 +51,8 @@ def overreach(table: dict[str, frozenset[Role]]) -> set[tuple[str, Role]]:
 def test_no_role_may_do_more_than_its_duty() -> None:
     """Who only reads changes nothing; who runs steps registers nothing; who operates neither reports nor audits.
 
-    Auditors change nothing either, but for adding what a witness has signed; runtimes say what they found of data.
+    Auditors change nothing either, but for adding what a witness has signed; runtimes say what they found of data, and
+    what other systems did.
     """
     assert overreach(METHODS) == set()
     assert METHODS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}

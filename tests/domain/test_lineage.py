@@ -123,6 +123,8 @@ KIND_OF = {
     f"projects/p/commits/https://git.test/runs/demo@{'c' * 40}": LineageNodeKind.COMMIT,
     f"projects/p/qualityRules/{ONE}": LineageNodeKind.QUALITY_RULE,
     f"projects/p/qualityEvaluations/{ONE}": LineageNodeKind.QUALITY_EVALUATION,
+    "projects/p/externalRuns/0176a8c2-fe01-7439-87e6-56a1a1b4029f": LineageNodeKind.EXTERNAL_RUN,
+    "projects/p/externalDatasets/s3%3A%2F%2Flake/raw%2Fcells@7": LineageNodeKind.EXTERNAL_DATASET,
 }
 
 

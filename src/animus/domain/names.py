@@ -30,7 +30,7 @@ PACKAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?")
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"(?:0|-?[1-9][0-9]*|-?(?:0|[1-9][0-9]*)\.[0-9]*[1-9])")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's category Cc but tab and line feed
-RESERVED = re.compile(rb"[^A-Za-z0-9._~-]")  # all that is not unreserved (RFC 3986 §2.3)
+RESERVED = re.compile(r"[^A-Za-z0-9._~-]+")  # all that is not unreserved (RFC 3986 §2.3)
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
@@ -228,7 +228,7 @@ def external_dataset_name(project_id: str, namespace: str, name: str, version: s
 
 def percent_encoded(text: str) -> str:
     """Text with every byte of its UTF-8 but `A-Za-z0-9._~-` percent-encoded."""
-    return RESERVED.sub(lambda found: b"%%%02X" % found[0][0], text.encode()).decode()
+    return RESERVED.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
 def quality_rule_name(project_id: str, digest: str) -> str:
