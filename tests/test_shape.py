@@ -481,6 +481,7 @@ ELSEWHERE = {
 }
 # Values that never travel as a message of their own, and why.
 VALUES_ONLY = {
+    "And": "a part of a filter's text",
     "Attempt": "StepAttempt is derived from it",
     "AttemptSummary": "a part of a bundle's summary; StepAttempt says it",
     "Bundle": "the request for an EntryBundle says it",
@@ -491,12 +492,15 @@ VALUES_ONLY = {
     "EnvironmentDifference": "what a client finds between two locks",
     "FileDifference": "what a client finds of a copy",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
+    "FilterField": "a row of the table of fields in docs/lists.md",
     "FullTile": "a Tile, and what the level above makes of it",
     "GateFacts": "what gates and their verdicts are when a run is asked for",
     "Group": "a line of a policy's text",
     "Key": "text of its own: a verifier key",
     "Logged": "an entry that was committed, on the way to its receipt",
+    "Not": "a part of a filter's text",
     "Note": "text of its own: a signed note",
+    "Or": "a part of a filter's text",
     "OutputSummary": "a part of a bundle's summary; Artifact says it",
     "Policy": "a text that the user keeps",
     "PolicyLog": "a line of a policy's text",
@@ -512,6 +516,7 @@ VALUES_ONLY = {
     "Signature": "a line of a signed note",
     "StepSummary": "a part of a bundle's summary; StepStatus says it",
     "Subgraph": "a part of a graph, on the way into a document",
+    "Term": "a part of a filter's text",
     "TlogProof": "a text, a part of InclusionProof",
     "Violation": "FieldViolation, and the details of an error",
     "Witness": "a line of a policy's text",

@@ -23,10 +23,12 @@ from animus.domain.errors import NotFound
 from animus.domain.log import FIRST_EPOCH, LogEpoch, LogForfeit, LogKey, LogKeyEnd, LogKeyStatus
 from animus.domain.merkle import EMPTY_RANGE, CompactRange
 from animus.domain.names import INSTANCE_LOG, SYSTEM_PROJECT, project_name
+from animus.domain.project import Project
 from animus.files import create_private
 from animus.keyring import KEY_FILE, Keyring
 from animus.server import SIGNER_STATE_FILE, log_folder, new_id, open_database
 from animus.signing import dump_signing_key, generate_signing_key, load_signing_key
+from animus.store.filter import order_of
 from animus.store.log import KeyFacts, LogStore, LogWriter, NotLeading
 from animus.store.signer_state import SignerState
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
@@ -84,13 +86,14 @@ async def open_epoch(settings: Settings, reason: str, *, new_key: bool) -> int:
         heads = state.heads() if state else None
         epoch = max(await log.store.epoch(), state.epoch() if state else FIRST_EPOCH) + 1
         trees = await _trees(log)
-        after = ""
-        while page := await log.work.page_projects(after, PAGE):
-            for project in page:
+        after: tuple[str | int, ...] = ()
+        by_id = order_of(Project, (), ("project_id",))
+        while page := await log.work.select_projects(None, by_id, after, PAGE):
+            for project, _ in page:
                 if project.value.project_id != SYSTEM_PROJECT:
                     name = project.value.project_id
                     await _write(log, name, "log.epoch", [_epoch_of(name, epoch, heads, trees, reason)], reason)
-            after = page[-1].value.project_id
+            after = page[-1][1]
         records: list[Any] = [_epoch_of(name, epoch, heads, trees, reason) for name in (SYSTEM_PROJECT, INSTANCE_LOG)]
         known = {facts.key.value.public_key for facts in await log.store.keys()}
         records += [

@@ -940,6 +940,9 @@ SETS = {
     ("StepSummary", "attempts"),
 }
 SEQUENCES = {
+    ("And", "items"),  # as the filter has them
+    ("FilterField", "values"),
+    ("Or", "items"),
     ("AdmissionDecision", "checks"),
     ("AuditEntry", "records"),
     ("AuditEntry", "refusals"),

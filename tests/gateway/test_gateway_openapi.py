@@ -190,7 +190,8 @@ def test_types_have_their_json_forms() -> None:
 def test_parameters_and_bodies_are_where_the_gateway_reads_them() -> None:
     """Path variables by their JSON path, the rest of a GET in the query, a key where there is a request_id."""
     found = {parameter["name"]: parameter["in"] for parameter in operation("RunService_ListRuns")["parameters"]}
-    assert found == {"projectId": "path", "pageSize": "query", "pageToken": "query", "runSpecDigest": "query"}
+    in_query = dict.fromkeys(("pageSize", "pageToken", "runSpecDigest", "filter", "orderBy"), "query")
+    assert found == {"projectId": "path", **in_query}
     register = operation("DatasetService_RegisterDatasetVersion")
     found = {parameter["name"]: parameter["in"] for parameter in register["parameters"]}
     assert found == {"projectId": "path", "datasetVersion.datasetId": "path", "Idempotency-Key": "header"}

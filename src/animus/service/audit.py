@@ -15,7 +15,8 @@ from animus.domain.run import check_random_id
 from animus.service.calls import Caller
 from animus.service.log_growth import LogGrowth
 from animus.service.log_leaves import check_place, data_of, missing
-from animus.service.pages import Pages
+from animus.service.pages import Pages, asked_of, selected_by
+from animus.store.filter import order_of
 from animus.store.log import StoredLeaf
 from animus.store.records import StoredEntry
 from animus.store.unit_of_work import UnitOfWork, View
@@ -38,18 +39,18 @@ class AuditService:
     ) -> pb.ListAuditEntriesResponse:
         """Lists entries by time."""
         check_length(request.resource, 0, 1_000, "resource")
-        query_of = (caller.method, request.project_id, request.resource)
+        query_of = (caller.method, request.project_id, request.resource, *asked_of(request))
         size, place = self.pages.size(request), self.pages.place(request, *query_of)
-        after = (str(place[0]), str(place[1])) if place else None
+        key = ("time", "entry_id")
+        tree, order = selected_by(AuditEntry, request, key) or (None, order_of(AuditEntry, (), key))
 
         async def query(view: View) -> pb.ListAuditEntriesResponse:
             reply = pb.ListAuditEntriesResponse()
-            found = await view.audit_entries(after, size + 1, request.resource)
-            for stored in found[:size]:
+            found = await view.select_entries(tree, order, place, size + 1, request.resource)
+            for stored, _ in found[:size]:
                 _fill(reply.audit_entries.add(), stored)
             if len(found) > size:
-                last = found[size - 1].value
-                reply.next_page_token = self.pages.token((last.time, last.entry_id), *query_of)
+                reply.next_page_token = self.pages.token(found[size - 1][1], *query_of)
             return reply
 
         return await self.work.read(request.project_id, query)

@@ -1,4 +1,4 @@
-"""Pages (AIP-158): sizes, and tokens that are opaque, authenticated and bound to one query.
+"""Pages (AIP-158): sizes, filters, orders, and tokens that are opaque, authenticated and bound to one query.
 
 A token is an HMAC and the place where the page before ended. It holds no right: the next page is read with the
 caller's own. It cannot be made up, or moved to another query, method or project.
@@ -15,6 +15,8 @@ from typing import Generic, Protocol, TypeVar
 import orjson
 
 from animus.domain.errors import Invalid, Violation, invalid
+from animus.domain.filter import Filter, parse_filter, parse_order
+from animus.store.filter import FIELDS, Order, order_of
 from animus.store.records import Stored
 from animus.store.unit_of_work import View
 
@@ -32,10 +34,17 @@ class PageRequest(Protocol):
     page_token: str
 
 
-class ListRequest(PageRequest, Protocol):
-    """Any request for a page of a list."""
+class SizedRequest(PageRequest, Protocol):
+    """A request for a page of a list."""
 
     page_size: int
+
+
+class ListRequest(SizedRequest, Protocol):
+    """A request for a page of a list that can be filtered and ordered."""
+
+    filter: str
+    order_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,12 @@ class Page(Generic[Value]):
 
     items: list[Stored[Value]]
     more: bool
+    last: Place  # of the last item, where an order or a filter was asked for; else empty
     token: Callable[[Place], str]
 
     def next_token(self, place_of: Callable[[Stored[Value]], Place]) -> str:
         """The token after the last item; empty on the last page."""
-        return self.token(place_of(self.items[-1])) if self.more else ""
+        return self.token(self.last or place_of(self.items[-1])) if self.more else ""
 
 
 class Pages:
@@ -57,7 +67,7 @@ class Pages:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def size(self, request: ListRequest) -> int:
+    def size(self, request: SizedRequest) -> int:
         """How many items to return. Raises Invalid for a negative size."""
         if request.page_size < 0:
             raise invalid("pageSize", "is negative; give 0 for the default")
@@ -87,11 +97,36 @@ class Pages:
     async def read(
         self, view: View, kind: type[Value], order: tuple[str, ...], request: ListRequest, method: str, **where: str
     ) -> Page[Value]:
-        """The page of records that a request asks for."""
-        query = (method, view.project_id, *(f"{key}={value}" for key, value in sorted(where.items())))
+        """The page of records that a request asks for. Raises Invalid for its filter or order."""
+        query = (
+            method,
+            view.project_id,
+            *(f"{key}={value}" for key, value in sorted(where.items())),
+            *asked_of(request),
+        )
         size, place = self.size(request), self.place(request, *query)
-        found = await view.page(kind, order, place, size + 1, **where)
-        return Page(found[:size], len(found) > size, lambda last: self.token(last, *query))
+        selected = selected_by(kind, request, order)
+        if selected is None:
+            found = await view.page(kind, order, place, size + 1, **where)
+            places: list[Place] = []
+        else:
+            tree, by = selected
+            rows = await view.select(kind, tree, by, place, size + 1, **where)
+            found, places = [stored for stored, _ in rows], [place for _, place in rows]
+        last = places[:size][-1] if places else ()
+        return Page(found[:size], len(found) > size, last, lambda place: self.token(place, *query))
 
     def _mac(self, place: bytes, query: tuple[str, ...]) -> bytes:
         return hmac.digest(self._key, orjson.dumps([*query]) + b"\x00" + place, hashlib.sha256)[:MAC_BYTES]
+
+
+def asked_of(request: ListRequest) -> tuple[str, str]:
+    """What a token is bound to beside the rest of its query."""
+    return f"filter {request.filter}", f"order {request.order_by}"
+
+
+def selected_by(kind: type, request: ListRequest, key: tuple[str, ...]) -> tuple[Filter | None, Order] | None:
+    """The filter and the order that a request asks for; None where it asks for neither. Raises Invalid."""
+    fields = FIELDS[kind]
+    found, order_by = parse_filter(request.filter, fields), parse_order(request.order_by, fields)
+    return (found, order_of(kind, order_by, key)) if found or order_by else None

@@ -4,7 +4,8 @@ from animus.domain.errors import Conflict, invalid
 from animus.domain.names import INSTANCE_LOG, SYSTEM_PROJECT, project_name
 from animus.domain.project import Project
 from animus.service.calls import Caller, call_of, creation, decode_field, resource
-from animus.service.pages import Pages
+from animus.service.pages import Pages, asked_of, selected_by
+from animus.store.filter import order_of
 from animus.store.records import Stored
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import project_pb2 as pb
@@ -44,18 +45,21 @@ class ProjectService:
 
     async def ListProjects(self, request: pb.ListProjectsRequest, caller: Caller) -> pb.ListProjectsResponse:
         """Lists what the caller sees: every project for instance roles, its own for others."""
-        size = self.pages.size(request)
-        place = self.pages.place(request, caller.method, caller.principal.name)
+        query_of = (caller.method, caller.principal.name, *asked_of(request))
+        size, place = self.pages.size(request), self.pages.place(request, *query_of)
+        key = ("project_id",)
+        tree, order = selected_by(Project, request, key) or (None, order_of(Project, (), key))
         if caller.principal.role.of_instance:
-            found = await self.work.page_projects(str(place[0]) if place else "", size + 1)
+            found = await self.work.select_projects(tree, order, place, size + 1)
         else:
-            found = [await self.work.read(caller.principal.project_id, _project)]
+            found = await self.work.read(
+                caller.principal.project_id, lambda view: view.select(Project, tree, order, place, size + 1)
+            )
         reply = pb.ListProjectsResponse()
-        for stored in found[:size]:
+        for stored, _ in found[:size]:
             resource(stored, project_name(stored.value.project_id), reply.projects.add())
         if len(found) > size:
-            last = (found[size - 1].value.project_id,)
-            reply.next_page_token = self.pages.token(last, caller.method, caller.principal.name)
+            reply.next_page_token = self.pages.token(found[size - 1][1], *query_of)
         return reply
 
 

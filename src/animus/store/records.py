@@ -20,6 +20,7 @@ from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.evidence import Evidence
 from animus.domain.external_lineage import ExternalEvent, ExternalEventType, ExternalRun, state_of_run
+from animus.domain.filter import Filter
 from animus.domain.lineage import LineageDirection, LineageEdge, LineageNodeKind, LineageRelation, node_kind
 from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
@@ -29,6 +30,7 @@ from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule
 from animus.domain.quality_gate import QualityGate
 from animus.domain.run import MAX_GATE_CHECKS, AdmissionRefusal, Artifact, GateFacts, Metric, Run, RunSpec
 from animus.domain.state import RunEvent
+from animus.store.filter import Order, after_place, condition
 
 TABLES: dict[type, str] = {
     Project: "project",
@@ -162,6 +164,22 @@ class Records:
         statement = _page(TABLES[kind], order, tuple(where), bool(after))
         return [stored(row, kind) for row in await self._rows(statement, values)]
 
+    async def select(
+        self,
+        kind: type[Value],
+        tree: Filter | None,
+        order: Order,
+        after: Sequence[str | int],
+        limit: int,
+        **where: str,
+    ) -> list[tuple[Stored[Value], tuple[str | int, ...]]]:
+        """At most `limit` records that a filter lets through, in a total order, after a place; each with its own."""
+        values: dict[str, Any] = {**where, "limit": limit}
+        conditions = ["r.project_id = :project_id", *(f"r.{column} = :{column}" for column in where)]
+        source = _FROM.format(table=TABLES[kind])
+        statement = selection(kind, f"{_VALUES}{{places}}{source}", conditions, tree, order, after, values)
+        return [(stored(row, kind), place_of(row, order)) for row in await self._rows(statement, values)]
+
     async def run_spec_facts(self, spec: RunSpec, digest: str) -> RunSpecFacts:
         """What the project knows of a RunSpec's bindings; one statement."""
         values = {
@@ -264,12 +282,15 @@ class Records:
         rows = await self._rows(_AUDIT_ENTRY, {"entry_id": entry_id})
         return _entry(rows[0]) if rows else None
 
-    async def audit_entries(self, after: tuple[str, str] | None, limit: int, resource: str) -> list[StoredEntry]:
-        """Entries in the order of time and id, after a place; of one resource if given."""
-        time, entry_id = after or ("", "")
-        values = {"time": time, "entry_id": entry_id, "limit": limit, "resource": resource}
-        rows = await self._rows(_AUDIT_ENTRIES_OF if resource else _AUDIT_ENTRIES, values)
-        return [_entry(row) for row in rows]
+    async def select_entries(
+        self, tree: Filter | None, order: Order, after: Sequence[str | int], limit: int, resource: str
+    ) -> list[tuple[StoredEntry, tuple[str | int, ...]]]:
+        """As `select`, of audit entries; of one resource if given."""
+        values: dict[str, Any] = {"limit": limit, "resource": resource}
+        conditions = ["e.project_id = :project_id", *(["e.resource = :resource"] if resource else [])]
+        head = f"{_ENTRY_VALUES}{{places}}{_ENTRY_FROM}"
+        statement = selection(AuditEntry, head, conditions, tree, order, after, values)
+        return [(_entry(row), place_of(row, order)) for row in await self._rows(statement, values)]
 
     async def written_after(self, time: str) -> bool:
         """Whether there is an entry of a later time; one statement."""
@@ -348,11 +369,40 @@ def stored(row: Any, kind: type[Value]) -> Stored[Value]:
     return Stored(document.load(row.document, kind), row.digest, row.entry_id, row.principal, row.time)
 
 
-_SELECT = (
-    "SELECT r.document, r.digest, r.entry_id, e.principal, e.time FROM animus.{table} r"
-    " JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id"
-    " WHERE r.project_id = :project_id"
-)
+_VALUES = "SELECT r.document, r.digest, r.entry_id, e.principal, e.time"
+_FROM = " FROM animus.{table} r JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id"
+PROJECTS = f"{_VALUES}{{places}}{_FROM.format(table='project')}"  # of the instance
+_SELECT = f"{_VALUES}{_FROM} WHERE r.project_id = :project_id"
+
+
+def selection(
+    kind: type,
+    head: str,
+    conditions: list[str],
+    tree: Filter | None,
+    order: Order,
+    after: Sequence[str | int],
+    values: dict[str, Any],
+) -> TextClause:
+    """A statement of a filter and an order, with the place of each row; adds to the values that it is to be given.
+
+    `head` is the statement as far as its conditions, with room for the columns of the place.
+    """
+    if tree is not None:
+        conditions.append(condition(kind, tree, values))
+    if after:
+        names = [f"after_{index}" for index in range(len(after))]
+        values |= dict(zip(names, after, strict=True))
+        conditions.append(after_place(order, names))
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    ordered = ", ".join(f"{expression}{' DESC' if backwards else ''}" for expression, backwards in order)
+    places = "".join(f", {expression} AS place_{index}" for index, (expression, _) in enumerate(order))
+    return text(f"{head.format(places=places)}{where} ORDER BY {ordered} LIMIT :limit")
+
+
+def place_of(row: Any, order: Order) -> tuple[str | int, ...]:
+    """Where a row of a selection stands."""
+    return tuple(row[-len(order) :])
 
 
 @cache
@@ -519,17 +569,12 @@ _RULE_AND_PROFILE = text(
     " (SELECT document FROM animus.quality_profile WHERE project_id = :project_id AND digest = :profile) AS profile"
 )
 
-_ENTRIES = (
-    "SELECT e.document, e.leaf_hash, l.index AS leaf_index FROM animus.audit_entry e"
-    " LEFT JOIN animus.log_leaf l ON l.project_id = e.project_id AND l.entry_id = e.entry_id"
-    " WHERE e.project_id = :project_id"
+_ENTRY_VALUES = "SELECT e.document, e.leaf_hash, l.index AS leaf_index"
+_ENTRY_FROM = (
+    " FROM animus.audit_entry e LEFT JOIN animus.log_leaf l ON l.project_id = e.project_id AND l.entry_id = e.entry_id"
 )
+_ENTRIES = f"{_ENTRY_VALUES}{_ENTRY_FROM} WHERE e.project_id = :project_id"
 _AUDIT_ENTRY = text(_ENTRIES + " AND e.entry_id = :entry_id")
-_AUDIT_PAGE = (
-    _ENTRIES + "{where} AND (e.time, e.entry_id) > (:time, :entry_id) ORDER BY e.time, e.entry_id LIMIT :limit"
-)
-_AUDIT_ENTRIES = text(_AUDIT_PAGE.format(where=""))
-_AUDIT_ENTRIES_OF = text(_AUDIT_PAGE.format(where=" AND e.resource = :resource"))
 
 _WRITTEN_AFTER = text(
     "SELECT EXISTS (SELECT FROM animus.audit_entry WHERE project_id = :project_id AND time > :time) AS found"

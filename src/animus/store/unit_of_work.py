@@ -12,7 +12,7 @@ the transaction is rolled back and `decide` runs again, so it must be repeatable
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -28,13 +28,15 @@ from animus.domain.access import Principal
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, Logged, RecordManifest
 from animus.domain.document import Sealed, differing_paths, parse_json, seal
 from animus.domain.errors import Conflict, Denied, DomainError, NotFound, Refused, Unavailable
+from animus.domain.filter import Filter
 from animus.domain.log import unsound
 from animus.domain.names import INSTANCE_LOG, project_name
 from animus.domain.project import Project
 from animus.domain.tile import MAX_ENTRY_BYTES
 from animus.store.engine import sqlstate, translated
+from animus.store.filter import Order
 from animus.store.log import LogRows
-from animus.store.records import Records, Stored, stored, table_of
+from animus.store.records import PROJECTS, Records, Stored, place_of, selection, stored, table_of
 
 TRIES = 8
 COLLIDED = frozenset({"23505", "40001", "40P01"})  # another writer was first: decide again
@@ -150,12 +152,15 @@ class UnitOfWork:
             view, _ = await self._open(connection, project_id, "", "")
             return view.project_known
 
-    async def page_projects(self, after: str, limit: int) -> list[Stored[Project]]:
-        """At most `limit` projects of the instance by id, after one; for instance roles."""
+    async def select_projects(
+        self, tree: Filter | None, order: Order, after: Sequence[str | int], limit: int
+    ) -> list[tuple[Stored[Project], tuple[str | int, ...]]]:
+        """As `Records.select`, of the projects of the instance; for instance roles."""
+        values: dict[str, Any] = {"limit": limit}
+        statement = selection(Project, PROJECTS, [], tree, order, after, values)
         async with translated(), self._engine.connect() as connection, connection.begin():
             await connection.execute(_EVERY_PROJECT)
-            rows = await connection.execute(_PAGE_PROJECTS, {"after": after, "limit": limit})
-            return [stored(row, Project) for row in rows]
+            return [(stored(row, Project), place_of(row, order)) for row in await connection.execute(statement, values)]
 
     async def find_token(self, token_digest: str) -> tuple[str, bytes] | None:
         """The project and registration of a token that has not expired; one round trip."""
@@ -275,11 +280,6 @@ class UnitOfWork:
 
 _OPEN_CALL = text("SELECT * FROM animus.open_call(:project_id, :method, :request_id)")
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
-_PAGE_PROJECTS = text(
-    "SELECT r.document, r.digest, r.entry_id, e.principal, e.time FROM animus.project r"
-    " JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id"
-    " WHERE r.project_id > :after ORDER BY r.project_id LIMIT :limit"
-)
 _FIND_TOKEN = text("SELECT * FROM animus.find_token(:digest)")
 _PING = text("SELECT 1")
 

@@ -53,6 +53,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INVALID_ARGUMENT. The text is no witness policy. Example: a group names a witness that is defined further down."""
     REASON_TILE_INVALID: _Reason.ValueType  # 8
     """INVALID_ARGUMENT. The path or the bytes are those of no tile. Example: `tile/0/5` instead of `tile/0/005`."""
+    REASON_FILTER_INVALID: _Reason.ValueType  # 9
+    """INVALID_ARGUMENT. The filter of a list is none, or the list has no such field; the description names the place, by its
+    1-based character, and what is allowed there. Example: `stat = RUN_STATE_FAILED`.
+    """
     REASON_PROJECT_UNKNOWN: _Reason.ValueType  # 10
     """NOT_FOUND. No project of this id is visible to the caller. Example: a token of project `a` asks for project `b`,
     whether `b` exists or not.
@@ -211,6 +215,10 @@ REASON_POLICY_INVALID: Reason.ValueType  # 7
 """INVALID_ARGUMENT. The text is no witness policy. Example: a group names a witness that is defined further down."""
 REASON_TILE_INVALID: Reason.ValueType  # 8
 """INVALID_ARGUMENT. The path or the bytes are those of no tile. Example: `tile/0/5` instead of `tile/0/005`."""
+REASON_FILTER_INVALID: Reason.ValueType  # 9
+"""INVALID_ARGUMENT. The filter of a list is none, or the list has no such field; the description names the place, by its
+1-based character, and what is allowed there. Example: `stat = RUN_STATE_FAILED`.
+"""
 REASON_PROJECT_UNKNOWN: Reason.ValueType  # 10
 """NOT_FOUND. No project of this id is visible to the caller. Example: a token of project `a` asks for project `b`,
 whether `b` exists or not.

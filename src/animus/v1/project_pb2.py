@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/project.proto\x12\tanimus.v1\x1a\x15\x61nimus/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xd2\x01\n\x07Project\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x17\n\nproject_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x04 \x01(\tH\x02\x88\x01\x01\x12 \n\x06labels\x18\x05 \x03(\x0b\x32\x10.animus.v1.LabelB\r\n\x0b_project_idB\x0f\n\r_display_nameB\x0e\n\x0c_description\"z\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12#\n\x07project\x18\x04 \x01(\x0b\x32\x12.animus.v1.Project\"\'\n\x11GetProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"B\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\tJ\x04\x08\x01\x10\x02\"U\n\x14ListProjectsResponse\x12$\n\x08projects\x18\x01 \x03(\x0b\x32\x12.animus.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb9\x02\n\x0eProjectService\x12]\n\rCreateProject\x12\x1f.animus.v1.CreateProjectRequest\x1a\x12.animus.v1.Project\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/projects:\x01*\x12\x61\n\nGetProject\x12\x1c.animus.v1.GetProjectRequest\x1a\x12.animus.v1.Project\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/projects/{project_id}\x12\x65\n\x0cListProjects\x12\x1e.animus.v1.ListProjectsRequest\x1a\x1f.animus.v1.ListProjectsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/projectsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61nimus/v1/project.proto\x12\tanimus.v1\x1a\x15\x61nimus/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xd2\x01\n\x07Project\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x11.animus.v1.RecordB\x04\xe2\x41\x01\x03\x12\x17\n\nproject_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x04 \x01(\tH\x02\x88\x01\x01\x12 \n\x06labels\x18\x05 \x03(\x0b\x32\x10.animus.v1.LabelB\r\n\x0b_project_idB\x0f\n\r_display_nameB\x0e\n\x0c_description\"z\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12#\n\x07project\x18\x04 \x01(\x0b\x32\x12.animus.v1.Project\"\'\n\x11GetProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"d\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\x12\x10\n\x08order_by\x18\x07 \x01(\tJ\x04\x08\x01\x10\x02\"U\n\x14ListProjectsResponse\x12$\n\x08projects\x18\x01 \x03(\x0b\x32\x12.animus.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb9\x02\n\x0eProjectService\x12]\n\rCreateProject\x12\x1f.animus.v1.CreateProjectRequest\x1a\x12.animus.v1.Project\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/projects:\x01*\x12\x61\n\nGetProject\x12\x1c.animus.v1.GetProjectRequest\x1a\x12.animus.v1.Project\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/projects/{project_id}\x12\x65\n\x0cListProjects\x12\x1e.animus.v1.ListProjectsRequest\x1a\x1f.animus.v1.ListProjectsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/projectsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,9 +49,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPROJECTREQUEST']._serialized_start=461
   _globals['_GETPROJECTREQUEST']._serialized_end=500
   _globals['_LISTPROJECTSREQUEST']._serialized_start=502
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=568
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=570
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=655
-  _globals['_PROJECTSERVICE']._serialized_start=658
-  _globals['_PROJECTSERVICE']._serialized_end=971
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=602
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=604
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=689
+  _globals['_PROJECTSERVICE']._serialized_start=692
+  _globals['_PROJECTSERVICE']._serialized_end=1005
 # @@protoc_insertion_point(module_scope)

@@ -1290,6 +1290,8 @@ class ListRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     RUN_SPEC_DIGEST_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     page_size: _builtins.int
@@ -1298,6 +1300,12 @@ class ListRunsRequest(_message.Message):
     """`next_page_token` of the page before; empty for the first page."""
     run_spec_digest: _builtins.str
     """Only runs with this RunSpec digest; empty for all."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `labels.team = "vision" AND create_time >= 2026-01-01T00:00:00Z`; empty for
+    all. At most 2,000 characters. docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
     def __init__(
         self,
         *,
@@ -1305,10 +1313,12 @@ class ListRunsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         run_spec_digest: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "run_spec_digest", b"run_spec_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "run_spec_digest", b"run_spec_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1968,6 +1978,8 @@ class ListArtifactsRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     run_id: _builtins.str
@@ -1976,6 +1988,12 @@ class ListArtifactsRequest(_message.Message):
     """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first page."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `labels.team = "vision" AND create_time >= 2026-01-01T00:00:00Z`; empty for
+    all. At most 2,000 characters. docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
     def __init__(
         self,
         *,
@@ -1983,10 +2001,12 @@ class ListArtifactsRequest(_message.Message):
         run_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2030,6 +2050,8 @@ class ListMetricsRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     run_id: _builtins.str
@@ -2038,6 +2060,12 @@ class ListMetricsRequest(_message.Message):
     """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first page."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `labels.team = "vision" AND create_time >= 2026-01-01T00:00:00Z`; empty for
+    all. At most 2,000 characters. docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
     def __init__(
         self,
         *,
@@ -2045,10 +2073,12 @@ class ListMetricsRequest(_message.Message):
         run_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
