@@ -90,8 +90,8 @@ IMPURE = sorted(
 )
 
 COMMAND_MODULES = (
-    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log", "cli_run",
-    "cli_witness",
+    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log", "cli_quality",
+    "cli_run", "cli_witness",
 )  # fmt: skip
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
@@ -144,6 +144,7 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_dataset.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_env.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_evidence.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_quality.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "gateway": (["animus"], ["animus.v1"]),
@@ -295,7 +296,7 @@ def test_sql_elsewhere_is_found(text: str) -> None:
 
 # Light imports.
 
-HEAVY = ("sqlalchemy", "alembic", "asyncpg", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
+HEAVY = ("sqlalchemy", "alembic", "asyncpg", "duckdb", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
 
 
 def loaded_by(statement: str) -> set[str]:
