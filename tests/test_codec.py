@@ -363,6 +363,16 @@ def test_every_microsecond_comes_back(micros: int) -> None:
 # Lists of values.
 
 
+def test_a_field_that_the_server_sets_is_given_and_not_taken() -> None:
+    """What a caller leaves out is filled in; set by a caller, it is refused by its path."""
+    evaluation: QualityEvaluation = SAMPLES[QualityEvaluation]
+    message = message_of(evaluation)
+    assert faults(lambda: decode(message, QualityEvaluation, "x", evaluate_time=TIME)) == ["x.evaluateTime"]
+    message.ClearField("evaluate_time")
+    assert decode(message, QualityEvaluation, "x", evaluate_time=TIME) == evaluation
+    assert faults(lambda: decode(message, QualityEvaluation, "x")) == ["x.evaluateTime"]
+
+
 def test_fields_that_the_request_says_once_are_given() -> None:
     """Reports lack the run's id: it is given, and the paths are those of the report."""
     report = runtime_pb2.ArtifactReport(step="a", attempt=1, name="m", digest=ONE, size_bytes=0, uri="")

@@ -17,7 +17,7 @@ from golden.quality import HERE, expected
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animus.domain import document
+from animus.domain import document, quality_evaluation
 from animus.domain.dataset import Column
 from animus.domain.errors import Refused
 from animus.domain.names import check_decimal
@@ -373,6 +373,14 @@ def test_a_verdict_does_not_depend_on_the_process() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C.UTF-8", "TZ": "Asia/Kathmandu"}
     other = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert other.stdout.strip() == here
+
+
+def test_arithmetic_that_depends_on_the_thread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above fails for an evaluation that takes the context that it finds."""
+    here = digest_of_all()
+    monkeypatch.setattr(quality_evaluation, "_context", decimal.getcontext)
+    with decimal.localcontext(decimal.Context(prec=50, rounding=decimal.ROUND_UP)):
+        assert digest_of_all() != here
 
 
 def test_those_verdicts_are_of_every_kind() -> None:

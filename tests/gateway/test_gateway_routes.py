@@ -95,6 +95,21 @@ def test_every_unary_rpc_of_the_contract_has_an_http_rule() -> None:
             "ListDatasetVerifications",
             {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},
         ),
+        ("POST", "/v1/projects/p/qualityEvaluations:evaluate", "EvaluateQuality", {"projectId": "p"}),
+        ("POST", "/v1/projects/p/qualityEvaluations:recordForeign", "RecordForeignEvaluation", {"projectId": "p"}),
+        ("GET", f"/v1/projects/p/qualityRules/{DIGEST}", "GetQualityRule", {"digest": DIGEST}),
+        (
+            "GET",
+            f"/v1/projects/p/datasets/d/versions/{DIGEST}/qualityProfiles",
+            "ListQualityProfiles",
+            {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},
+        ),
+        (
+            "GET",
+            f"/v1/projects/p/datasets/d/versions/{DIGEST}/qualityEvaluations",
+            "ListQualityEvaluations",
+            {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},
+        ),
     ],
 )
 def test_a_path_finds_its_rpc_and_fields(method: str, path: str, rpc: str, fields: dict[str, str]) -> None:

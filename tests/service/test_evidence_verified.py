@@ -52,7 +52,9 @@ from service.requests import (
     create_run,
     dataset,
     environment,
+    evaluate,
     event,
+    foreign,
     pipeline,
     plan_run,
     prepare,
@@ -61,6 +63,8 @@ from service.requests import (
     step,
     version,
 )
+from service.requests import profile as quality_profile
+from service.requests import rule as quality_rule
 from service.requests import verify as verify_version
 from service.shared import Grown, served, serving
 from service.test_log import POLICY, WITNESSES, cosign
@@ -942,6 +946,20 @@ async def test_a_log_verifies_with_the_verifications_of_copies(auditor: Auditor)
     assert [each["resource"] for each in entries(files) if each["action"] == "dataset_version.verify"][-3:] == [
         f"projects/p/datasets/data/versions/{ONE}"
     ] * 3
+
+
+async def test_a_log_verifies_with_quality_and_its_lineage(auditor: Auditor) -> None:
+    """Rules, profiles and verdicts of either kind are records of their entries, and so are the verdicts' edges."""
+    await finished(auditor.server)  # registers the version
+    made = await auditor.server.admin("RegisterQualityRule", quality_rule())
+    measured = await auditor.server.admin("RegisterQualityProfile", quality_profile())
+    await auditor.server.admin("EvaluateQuality", evaluate(made.record.digest, measured.record.digest))
+    await auditor.server.admin("RecordForeignEvaluation", foreign("FAIL"))
+    files = await auditor.signed()
+    records = b"".join(content for name, content in files.items() if name.startswith("data/records/"))
+    for kind, count in (("quality_rule", 1), ("quality_profile", 1), ("quality_evaluation", 2)):
+        assert records.count(b'"schema":"animus.%s/v1"' % kind.encode()) == count
+    assert records.count(b'"subject":"projects/p/qualityEvaluations/') == 3
 
 
 async def fill(server: Server, count: int) -> None:

@@ -24,17 +24,21 @@ from sqlalchemy import event, make_url
 from animus.domain.note import COSIGNATURE, dump_key
 from animus.server import run_server
 from animus.signing import cosign, generate_signing_key
-from animus.v1 import access_pb2, log_pb2, project_pb2, run_pb2, runtime_pb2
+from animus.v1 import access_pb2, log_pb2, project_pb2, quality_pb2, run_pb2, runtime_pb2
 from service.conftest import Caller, Server, open_channel, settings_for
 from service.requests import (
     artifact,
     create_run,
     dataset,
     environment,
+    evaluate,
+    foreign,
     plan_run,
     prepare,
+    profile,
     register_pipeline,
     report,
+    rule,
     two_steps,
     verify,
     version,
@@ -227,6 +231,19 @@ class Calls:
             return pipeline
         if method == "CreateRun":
             return create_run(self._spec, unique)
+        if method == "RegisterQualityRule":
+            return rule(rule_id=f"r{unique}")
+        if method == "RegisterQualityProfile":
+            return profile(int(unique[:8], 16))
+        if method == "EvaluateQuality":
+            column = quality_pb2.ColumnProfile(name="a", type="int64", null_count=0, edges=["1"], bin_counts=[2, 1])
+            measured = await self._server.admin("RegisterQualityProfile", profile(columns=[column]))
+            drift = {"name": "c", "type": "KS", "column": "a", "maximum": "1"}
+            drift["reference_profile_digest"] = measured.record.digest  # one more statement than without
+            made = await self._server.admin("RegisterQualityRule", rule(drift))
+            return evaluate(made.record.digest, measured.record.digest)
+        if method == "RecordForeignEvaluation":
+            return foreign()
         if method == "AddCosignatures":
             return await self._cosignatures(unique)
         run_id = (await self._server.admin("CreateRun", create_run(self._spec, secrets.token_hex(8)))).run_id
@@ -281,6 +298,10 @@ MUTATING = (
     "RegisterArtifacts",
     "RecordMetrics",
     "AddCosignatures",
+    "RegisterQualityRule",
+    "RegisterQualityProfile",
+    "EvaluateQuality",
+    "RecordForeignEvaluation",
 )
 
 

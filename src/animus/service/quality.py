@@ -1,6 +1,7 @@
 """QualityService."""
 
 import asyncio
+from collections.abc import Mapping
 
 from animus.domain.dataset import DatasetVersion
 from animus.domain.document import load, seal
@@ -141,16 +142,9 @@ class QualityService:
                 raise unknown(QualityProfile, quality_profile_name(view.project_id, request.profile_digest))
             references = rule.references()
             found = await view.documents(QualityProfile, "digest", references) if references else {}
-            evaluation = await asyncio.to_thread(  # a hostile rule takes seconds, in which others are served
-                evaluate,
-                view.project_id,
-                rule,
-                request.rule_digest,
-                profile,
-                request.profile_digest,
-                {digest: load(document, QualityProfile) for digest, document in found.items()},
-                view.time,
-            )
+            profiles = {**found, request.profile_digest: profile}
+            # Profiles of megabytes take seconds, in which others are served.
+            evaluation = await asyncio.to_thread(_evaluated, view.project_id, rule, request, profiles, view.time)
             return _recorded(view, caller, "quality_evaluation.evaluate", evaluation)
 
         return await self.work.change(call_of(caller, request), decide)
@@ -220,6 +214,15 @@ async def _need_version(view: View, dataset_id: str, content_digest: str) -> Sto
     """The version. Raises NotFound where the project has none such."""
     name = dataset_version_name(view.project_id, dataset_id, content_digest)
     return await view.need(DatasetVersion, name, dataset_id=dataset_id, content_digest=content_digest)
+
+
+def _evaluated(
+    project_id: str, rule: QualityRule, request: pb.EvaluateQualityRequest, profiles: Mapping[str, bytes], time: str
+) -> QualityEvaluation:
+    """The verdict, of stored bytes by digest."""
+    loaded = {digest: load(document, QualityProfile) for digest, document in profiles.items()}
+    profile = loaded[request.profile_digest]
+    return evaluate(project_id, rule, request.rule_digest, profile, request.profile_digest, loaded, time)
 
 
 def _recorded(view: View, caller: Caller, action: str, evaluation: QualityEvaluation) -> Change:

@@ -196,15 +196,10 @@ class Records:
         rows = await self._rows(_known(TABLES[kind]), {"digests": list(digests)})
         return frozenset(row.digest for row in rows)
 
-    async def rule_and_profile(
-        self, rule_digest: str, profile_digest: str
-    ) -> tuple[QualityRule | None, QualityProfile | None]:
-        """A rule and a profile; one statement."""
+    async def rule_and_profile(self, rule_digest: str, profile_digest: str) -> tuple[QualityRule | None, bytes | None]:
+        """A rule, and the stored bytes of a profile, which may be large; one statement."""
         row = (await self._rows(_RULE_AND_PROFILE, {"rule": rule_digest, "profile": profile_digest}))[0]
-        return (
-            document.load(row.rule, QualityRule) if row.rule is not None else None,
-            document.load(row.profile, QualityProfile) if row.profile is not None else None,
-        )
+        return document.load(row.rule, QualityRule) if row.rule is not None else None, row.profile
 
     async def written(self, table: str, entry_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         """The records of a table that the changes of these entries wrote: entry id and stored bytes; one statement."""

@@ -83,7 +83,7 @@ class _QualityCheckTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Qual
     QUALITY_CHECK_TYPE_AGE_SECONDS: _QualityCheckType.ValueType  # 14
     """Seconds from the newest time of `column` to the evaluation, negative for a time to come. Bounds."""
     QUALITY_CHECK_TYPE_PSI: _QualityCheckType.ValueType  # 15
-    """Population stability index of `column` against the reference profile. Bounds."""
+    """Population stability index of `column` against the reference profile, over bins or else values. Bounds."""
     QUALITY_CHECK_TYPE_KS: _QualityCheckType.ValueType  # 16
     """Kolmogorov-Smirnov distance of `column` to the reference profile, at the edges of its histogram. Bounds."""
     QUALITY_CHECK_TYPE_METRIC: _QualityCheckType.ValueType  # 17
@@ -125,7 +125,7 @@ QUALITY_CHECK_TYPE_STANDARD_DEVIATION: QualityCheckType.ValueType  # 13
 QUALITY_CHECK_TYPE_AGE_SECONDS: QualityCheckType.ValueType  # 14
 """Seconds from the newest time of `column` to the evaluation, negative for a time to come. Bounds."""
 QUALITY_CHECK_TYPE_PSI: QualityCheckType.ValueType  # 15
-"""Population stability index of `column` against the reference profile. Bounds."""
+"""Population stability index of `column` against the reference profile, over bins or else values. Bounds."""
 QUALITY_CHECK_TYPE_KS: QualityCheckType.ValueType  # 16
 """Kolmogorov-Smirnov distance of `column` to the reference profile, at the edges of its histogram. Bounds."""
 QUALITY_CHECK_TYPE_METRIC: QualityCheckType.ValueType  # 17
@@ -593,7 +593,7 @@ class QualityValueCount(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     value: _builtins.str
     """Text as it is; a number in the spelling of a decimal; `true` or `false`; a time as RFC 3339 in UTC with six fractional digits; a
-    date as `2026-01-31`. 0 to 1,000 characters.
+    date as `2026-01-31`; `NaN`, `Infinity` or `-Infinity`. 0 to 1,000 characters.
     """
     count: _builtins.int
     """1 to 2^53-1."""
