@@ -1,4 +1,4 @@
-"""`animus quality`: rules, profiles, verdicts and gates. docs/quality.md and docs/quality-profile.md say what they are."""
+"""`animus quality`: rules, profiles, verdicts and gates. See docs/quality.md and docs/quality-profile.md."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -185,7 +185,7 @@ def evaluate(
     request_id: RequestId = "",
     json: AsJson = False,
 ) -> None:
-    """Evaluates a rule on a profile, and prints the verdict. Ends with 0 for PASS and WARN, and with 7 for the others."""
+    """Evaluates a rule on a profile, and prints the verdict. Ends with 7 for FAIL and ERROR."""
     from animus.sdk.source import call
     from animus.v1 import quality_pb2
 
@@ -307,7 +307,7 @@ def set_gate(
     request_id: RequestId = "",
     json: AsJson = False,
 ) -> None:
-    """Sets the gate that a YAML or JSON file describes, in place of that of the same pipeline, and prints its digest."""
+    """Sets the gate that a YAML or JSON file describes, in place of its pipeline's, and prints its digest."""
     from google.protobuf.json_format import ParseDict, ParseError
 
     from animus.domain.document import parse_text

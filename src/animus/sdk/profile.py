@@ -70,8 +70,8 @@ def profile(
     """Measures a table whose content was hashed before, as the rules need it and the histograms of references allow.
 
     `metrics` are values of the user's own, decimals by name. `memory_limit` is DuckDB's, such as `500MB`; what does not
-    fit goes to a folder below `scratch`, or else the system's folder for temporary files, and is removed. Raises Invalid
-    for a pattern that is no RE2 and for references whose edges differ, and Unreadable for what is no table or changed.
+    fit goes to a folder below `scratch`, or else the system's for temporary files, and is removed. Raises Invalid for a
+    pattern that is no RE2 and for references whose edges differ, and Unreadable for what is no table or changed.
     """
     wanted = _wanted(rules, references)
     before = _seen(path)
