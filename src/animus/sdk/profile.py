@@ -29,7 +29,7 @@ from animus.domain.quality import (
 )
 from animus.sdk.files import Unreadable
 from animus.sdk.hashing import Content
-from animus.sdk.tables import MEMORY_LIMIT, OpenTable, open_table
+from animus.sdk.table_reader import MEMORY_LIMIT, OpenTable, open_table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -40,8 +40,8 @@ FEW_VALUES = 100  # distinct values that are counted one by one without being as
 BATCH = 10_000  # rows that are fetched at a time
 
 FLOATS = ("float32", "float64")
-TIMES = ("date32", "timestamp[us]", "timestamp[us, UTC]")
-TEXTS = ("utf8", "bool")
+TIMES = ("date32", "timestamp[s]", "timestamp[ms]", "timestamp[us]", "timestamp[ns]", "timestamp[us, UTC]")
+TEXTS = ("utf8", "dictionary<utf8>")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EXACT = Context(prec=500)
 
@@ -164,11 +164,13 @@ def _check_pattern(connection: "DuckDBPyConnection", pattern: str) -> None:
 def _column(table: OpenTable, column: Column, expression: str, wanted: _Wanted) -> ColumnProfile:
     connection = table.connection
     numeric = column.type in FLOATS or column.type.startswith(("int", "uint", "decimal128("))
-    value = {"float32": f"CAST({expression} AS DOUBLE)", "utf8": f"CAST({expression} AS VARCHAR)"}.get(
-        column.type, expression
-    )
-    if column.type in TIMES and column.type != "date32":
-        value = f"CAST({expression} AS {'TIMESTAMPTZ' if 'UTC' in column.type else 'TIMESTAMP'})"
+    value = expression
+    if column.type in FLOATS:
+        value = f"CAST({expression} AS DOUBLE)"
+    elif column.type in TEXTS:
+        value = f"CAST({expression} AS VARCHAR)"
+    elif column.type.startswith("timestamp[") and "UTC" not in column.type:
+        value = f"CAST({expression} AS TIMESTAMP)"
     # Equal values once, with how often they stand: out of core, as nothing that orders or collects values would be.
     connection.execute("DROP TABLE IF EXISTS grouped")
     connection.execute(
@@ -194,11 +196,11 @@ def _column(table: OpenTable, column: Column, expression: str, wanted: _Wanted) 
         bins = _bins(connection, column.type, edges, int(values) - not_finite)
     elif column.type in TIMES:
         measures += _times(connection)
-    if column.type in (*TEXTS, "date32") or column.type.startswith(("int", "uint")):
+    if column.type in (*TEXTS, "bool", "date32") or column.type.startswith(("int", "uint")):
         measures += _pattern_counts(connection, wanted.patterns)
     counted: tuple[QualityValueCount, ...] = ()
     most = MAX_VALUES if wanted.every_value else FEW_VALUES
-    if distinct <= most and not not_finite and (numeric or column.type in (*TEXTS, *TIMES)):
+    if distinct <= most and not not_finite and (numeric or column.type in (*TEXTS, "bool", *TIMES)):
         counted = _values(connection, column.type)
     return ColumnProfile(column.name, column.type, null_count, tuple(measures), counted, edges, bins)
 
@@ -331,7 +333,7 @@ def _values(connection: "DuckDBPyConnection", kind: str) -> tuple[QualityValueCo
     value = "epoch_us(v)" if kind in TIMES else "v"
     found: dict[str, int] = {}
     for each, count in _rows(connection, f"SELECT {value}, n FROM grouped"):
-        if kind == "utf8":
+        if kind in TEXTS:
             text: str | None = each
         elif kind == "bool":
             text = "true" if each else "false"

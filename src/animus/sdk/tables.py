@@ -1,302 +1,167 @@
-"""Tables in CSV, Parquet and JSON Lines, read with DuckDB (extra `quality`) and spelt as Arrow does.
+"""Columns and rows of CSV and Parquet files, read by duckdb (extra `quality`). See docs/dataset.md.
 
-A table is a file or a folder of files of one format, told by their names. Memory is bounded: what does not fit is
-written to a folder for the time. No type depends on a sample: CSV has no types, so ours follow from every value, by
-rules of our own (docs/quality-profile.md); those of JSON Lines follow from every line; Parquet has its own.
+Files are read as streams, in memory that does not grow with them: a Parquet file's schema and row count are in its
+footer; the first 20,480 rows of a CSV file say what its types are, and all others are checked against them. Nothing is
+fetched from anywhere.
 """
 
-import csv
-import gzip
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animus.domain.dataset import MAX_COLUMNS, Column
-from animus.domain.errors import invalid
-from animus.domain.names import check_count, sorted_set
+from animus.domain.dataset import Column
+from animus.domain.errors import Invalid, invalid
 from animus.sdk.files import Unreadable
+from animus.sdk.hashing import text_of
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from duckdb.sqltypes import DuckDBPyType
 
-MEMORY_LIMIT = "1GB"
-FIRST_ROWS = 10_000
-BUFFER_BYTES = 4 << 20  # of CSV that is read at a time; twice the longest line
-
-FORMATS = {
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".tsv": "csv",
-    ".tsv.gz": "csv",
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson": "jsonl",
-    ".ndjson.gz": "jsonl",
+MEMORY = "128MB"
+# CSV as RFC 4180 has it, with a header line. To let all rows say what the types are would load the file.
+CSV: dict[str, Any] = {
+    "header": True,
+    "quotechar": '"',
+    "escapechar": '"',
+    "strict_mode": True,
+    "sample_size": 20_480,
+    "skiprows": 0,
 }
-
-INTEGER = "0|-?[1-9][0-9]*"
-NOT_FINITE = "(?i:nan|[+-]?inf(?:inity)?)"
-NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|" + NOT_FINITE
-DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-TIME = DATE + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
-
-# The types of CSV, the first that every value of a column has: the type to read it as, which it has to fit, and the
-# pattern of a value. What none of them is is text, and so is a column without values.
-TEXT_TYPES = (
-    ("bool", "BOOLEAN", "(?i:true|false)"),
-    ("int64", "BIGINT", INTEGER),
-    ("decimal128(38, 0)", "DECIMAL(38, 0)", INTEGER),
-    ("float64", "DOUBLE", NUMBER),
-    ("date32", "DATE", DATE),
-    ("timestamp[us]", "TIMESTAMP", TIME),
-    ("timestamp[us, UTC]", "TIMESTAMPTZ", TIME + "(?:Z|[+-][0-9]{2}:[0-9]{2})"),
-)
-
-# DuckDB's types, by the names of its Python type ids, and ours.
-SPELT = {
-    "boolean": "bool",
-    "tinyint": "int8",
-    "smallint": "int16",
-    "integer": "int32",
-    "bigint": "int64",
-    "utinyint": "uint8",
-    "usmallint": "uint16",
-    "uinteger": "uint32",
-    "ubigint": "uint64",
+READERS: "dict[str, Callable[[DuckDBPyConnection, str], DuckDBPyRelation]]" = {
+    ".csv": lambda database, name: database.read_csv(name, delimiter=",", **CSV),
+    ".tsv": lambda database, name: database.read_csv(name, delimiter="\t", **CSV),
+    ".parquet": lambda database, name: database.read_parquet(name),
+}
+READ_EACH = "count(*), count(COLUMNS(*))"
+TYPES = {
+    "boolean": "bool", "tinyint": "int8", "smallint": "int16", "integer": "int32", "bigint": "int64",
+    "utinyint": "uint8", "usmallint": "uint16", "uinteger": "uint32", "ubigint": "uint64",
+    "float": "float32", "double": "float64", "varchar": "utf8", "blob": "binary", "date": "date32",
+    "time": "time64[us]", "time_ns": "time64[ns]", "timestamp_s": "timestamp[s]", "timestamp_ms": "timestamp[ms]",
+    "timestamp": "timestamp[us]", "timestamp_ns": "timestamp[ns]", "timestamp with time zone": "timestamp[us, UTC]",
+    "enum": "dictionary<utf8>", "uuid": "fixed_size_binary[16]", "interval": "month_day_nano_interval",
     "hugeint": "decimal128(38, 0)",
-    "uhugeint": "decimal128(38, 0)",
-    "float": "float32",
-    "double": "float64",
-    "varchar": "utf8",
-    "enum": "utf8",
-    "uuid": "utf8",
-    "date": "date32",
-    "time": "time64[us]",
-    "timestamp": "timestamp[us]",
-    "timestamp_s": "timestamp[us]",
-    "timestamp_ms": "timestamp[us]",
-    "timestamp_ns": "timestamp[us]",
-    "timestamp with time zone": "timestamp[us, UTC]",
-    "blob": "binary",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is known of a table without measuring its values."""
+    """What a file, or the files of a folder together, hold as a table."""
 
     columns: tuple[Column, ...]
     row_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenTable:
-    """A table that SQL can read: the relation `data`, and of each column the expression that is its values."""
+def describe(path: Path) -> Table:
+    """The columns, with Arrow-style types, and the rows of a CSV or Parquet file, or of a folder of files of one kind.
 
-    connection: "DuckDBPyConnection"
-    columns: tuple[Column, ...]
-    expressions: tuple[str, ...]
-    row_count: int
-
-
-def describe(path: Path, memory_limit: str = MEMORY_LIMIT, scratch: Path | None = None) -> Table:
-    """Columns and row count of a file, or of a folder of files of one format. Raises as `open_table` does."""
-    with open_table(path, memory_limit, scratch, keep=False) as table:
-        return Table(table.columns, table.row_count)
-
-
-@contextmanager
-def open_table(
-    path: Path, memory_limit: str = MEMORY_LIMIT, scratch: Path | None = None, *, keep: bool = True
-) -> Iterator[OpenTable]:
-    """Opens a table; with `keep`, text is parsed once into a file below `scratch`, for many questions.
-
-    Raises Invalid for what is no table or not of one format, and Unreadable for what cannot be read as one.
+    Raises Invalid, naming the path, where a file is of another kind or broken, its columns cannot be written down, or
+    the files of a folder have other columns than each other; Unreadable where one cannot be read; Invalid where duckdb
+    is not installed.
     """
-    files = _files(path)
-    kind = _format(files[0], path)
+    files = list(_files(path))
+    kinds = {file.suffix.lower() for file in files}
     for file in files:
-        if _format(file, path) != kind:
-            raise Unreadable(path, f"holds files of different formats: {files[0].name} and {file.name}")
+        if file.suffix.lower() not in READERS:
+            raise invalid("path", f"is neither {', '.join(READERS)}: {text_of(file)}")
+    if len(kinds) > 1:
+        raise invalid("path", f"has files of more kinds than one, {', '.join(sorted(kinds))}: {text_of(path)}")
+    with open_database() as database:
+        tables = [_table(database, file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        if table.columns != tables[0].columns:
+            raise invalid("path", f"has other columns than {text_of(files[0])}: {text_of(file)}")
+    return Table(tables[0].columns, sum(table.row_count for table in tables))
+
+
+def open_database(memory: str = MEMORY) -> "DuckDBPyConnection":
+    """A duckdb database in memory that fetches nothing. Raises Invalid where duckdb is not installed."""
     try:
         import duckdb
     except ImportError:
-        raise Unreadable(path, "to read tables, install DuckDB: pip install 'animus-control[quality]'") from None
-
-    with tempfile.TemporaryDirectory(prefix="animus-table-", dir=scratch) as folder:
-        try:
-            connection = duckdb.connect(
-                f"{folder}/table.duckdb",
-                config={
-                    "memory_limit": memory_limit,
-                    "temp_directory": f"{folder}/spilt",
-                    "preserve_insertion_order": False,
-                    "autoinstall_known_extensions": False,
-                    "autoload_known_extensions": False,
-                },
-            )
-        except duckdb.Error as error:
-            raise invalid("memoryLimit", f"is {memory_limit!r}: {_line(error)}") from None
-        with connection:
-            try:
-                yield _open(connection, kind, files, keep=keep)
-            except duckdb.OutOfMemoryException:
-                raise Unreadable(path, f"needs more memory than {memory_limit}") from None
-            except duckdb.Error as error:
-                raise Unreadable(path, _line(error)) from None
+        raise invalid("", "reading tables needs duckdb: install animus-control[quality]") from None
+    database = duckdb.connect(":memory:")
+    database.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
+    database.execute("SET memory_limit = ?", [memory])
+    return database
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise Unreadable(path, "is missing", missing=True)
-    files = sorted(each for each in path.rglob("*") if not each.is_dir()) if path.is_dir() else [path]
-    if not files:
-        raise Unreadable(path, "holds no file")
-    return files
+def read_table(database: "DuckDBPyConnection", file: Path) -> "DuckDBPyRelation":
+    """The table of a file, by the end of its name, which READERS has. Raises as duckdb does."""
+    # A name is a pattern to duckdb: what would stand for other names is made to stand for itself.
+    return READERS[file.suffix.lower()](database, re.sub(r"([*?\[])", r"[\1]", str(file.absolute())))
 
 
-def _format(file: Path, path: Path) -> str:
-    for ending, kind in FORMATS.items():
-        if file.name.lower().endswith(ending):
-            return kind
-    raise Unreadable(path, f"{file.name} is no table: names end in {', '.join(FORMATS)}")
-
-
-def _open(connection: "DuckDBPyConnection", kind: str, files: list[Path], *, keep: bool) -> OpenTable:
-    connection.execute("SET TimeZone = 'UTC'")
-    paths = f"[{', '.join(_quoted(_literal_path(file)) for file in files)}]"
-    made = "TABLE" if keep and kind != "parquet" else "VIEW"
-    if kind == "csv":
-        names, source = _csv(files, paths)
-    elif kind == "jsonl":
-        source = f"read_json({paths}, format = 'newline_delimited', sample_size = -1, maximum_sample_files = 1000000)"
-    else:
-        source = f"read_parquet({paths})"
-    connection.execute(f"CREATE {made} data AS SELECT * FROM {source}")
-    relation = connection.table("data")
-    if kind == "csv":
-        columns, expressions = _text_columns(connection, names)
-    else:
-        expressions = tuple(_identifier(name) for name in relation.columns)
-        columns = tuple(Column(name, _spelt(each)) for name, each in zip(relation.columns, relation.types, strict=True))
-    check_count(columns, 0, MAX_COLUMNS, "columns")
-    rows = connection.execute("SELECT count(*) FROM data").fetchall()[0][0]
-    return OpenTable(connection, columns, expressions, rows)
-
-
-def _csv(files: list[Path], paths: str) -> tuple[list[str], str]:
-    """Names of the columns, and how the files are read. The dialect is fixed: a guess could drop lines."""
-    tabs = {".tsv" in file.name.lower() for file in files}
-    if len(tabs) > 1:
-        raise Unreadable(files[0].parent, "holds both .csv and .tsv")
-    delimiter = "\t" if True in tabs else ","
-    names = _header(files[0], delimiter)
-    for file in files[1:]:
-        if _header(file, delimiter) != names:
-            raise Unreadable(file, f"has other columns than {files[0].name}")
-    columns = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(names)))
-    options = {
-        "auto_detect": "false",
-        "header": "true",
-        "delim": _quoted(delimiter),
-        "quote": _quoted('"'),
-        "escape": _quoted('"'),
-        "strict_mode": "true",
-        "null_padding": "false",
-        "buffer_size": str(BUFFER_BYTES),
-        "columns": f"{{{columns}}}",
-    }
-    return names, f"read_csv({paths}, {', '.join(f'{name} = {value}' for name, value in options.items())})"
-
-
-def _header(file: Path, delimiter: str) -> list[str]:
-    opened = gzip.open if file.name.lower().endswith(".gz") else open
-    try:
-        with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
-            names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
-        raise Unreadable(file, str(error)) from None
-    if not names:
-        raise Unreadable(file, "has no line of column names")
-    sorted_set(tuple(Column(name, "utf8") for name in names), lambda column: column.name, "columns", "name")
-    return names
-
-
-def _text_columns(connection: "DuckDBPyConnection", names: list[str]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """The columns of text with their types, each the first that every value fits.
-
-    What a value of the first rows does not fit is out; what is left is asked of every value, the first type first.
-    """
-    every = range(len(TEXT_TYPES))
-    asked = [(column, kind) for column in range(len(names)) for kind in every]
-    left = [list[int]() for _ in names]
-    for (column, kind), misfits in zip(asked, _misfits(connection, asked, f"LIMIT {FIRST_ROWS}"), strict=True):
-        if not misfits:
-            left[column].append(kind)
-    values = connection.execute(f"SELECT {', '.join(f'count(c{at})' for at in range(len(names)))} FROM data").fetchall()
-    left = [kinds if count else [] for kinds, count in zip(left, values[0], strict=True)]
-    found: dict[int, int] = {}
-    while asked := [(column, kinds[0]) for column, kinds in enumerate(left) if kinds and column not in found]:
-        for (column, kind), misfits in zip(asked, _misfits(connection, asked, ""), strict=True):
-            if misfits:
-                left[column].remove(kind)
-            else:
-                found[column] = kind
-    columns, expressions = [], []
-    for at, name in enumerate(names):
-        spelt, read_as, _ = TEXT_TYPES[found[at]] if at in found else ("utf8", "VARCHAR", "")
-        columns.append(Column(name, spelt))
-        expressions.append(f"CAST(c{at} AS {read_as})")
-    return tuple(columns), tuple(expressions)
-
-
-def _misfits(connection: "DuckDBPyConnection", asked: list[tuple[int, int]], rows: str) -> tuple[int, ...]:
-    """How many values of each column asked of do not fit the type asked for."""
-    questions = []
-    for column, at in asked:
-        _, kind, pattern = TEXT_TYPES[at]
-        fits = f"regexp_full_match(c{column}, {_quoted(pattern)}) AND TRY_CAST(c{column} AS {kind}) IS NOT NULL"
-        if kind == "DOUBLE":  # a number too large is none, and no infinity
-            finite = f"isfinite(TRY_CAST(c{column} AS DOUBLE))"
-            fits += f" AND ({finite} OR regexp_full_match(c{column}, {_quoted(NOT_FINITE)}))"
-        questions.append(f"count(c{column}) FILTER (NOT ({fits}))")
-    answer = connection.execute(f"SELECT {', '.join(questions)} FROM (SELECT * FROM data {rows})")
-    return tuple(answer.fetchall()[0])
-
-
-def _spelt(kind: Any) -> str:
-    """A type of DuckDB as Arrow spells it."""
+def arrow_type(kind: "DuckDBPyType") -> str:
+    """The Arrow-style name of a type. Raises Invalid for one that has none."""
     if kind.id == "decimal":
         (_, precision), (_, scale) = kind.children
         return f"decimal128({precision}, {scale})"
-    if kind.id in ("list", "array"):
-        return f"list<{_spelt(kind.children[0][1])}>"
+    if kind.id == "list":
+        return f"list<{arrow_type(_type(kind.children[0][1]))}>"
+    if kind.id == "array":
+        (_, item), (_, size) = kind.children
+        return f"fixed_size_list<{arrow_type(_type(item))}>[{size}]"
     if kind.id == "struct":
-        return f"struct<{', '.join(f'{name}: {_spelt(each)}' for name, each in kind.children)}>"
+        fields = ", ".join(f"{name}: {arrow_type(_type(child))}" for name, child in kind.children)
+        return f"struct<{fields}>"
     if kind.id == "map":
-        (_, key), (_, value) = kind.children
-        return f"map<{_spelt(key)}, {_spelt(value)}>"
-    return SPELT.get(kind.id) or str(kind.id)
+        key, value = (arrow_type(_type(child)) for _, child in kind.children)
+        return f"map<{key}, {value}>"
+    if kind.id not in TYPES:
+        raise invalid("type", f"is {kind}, which has no Arrow-style name here")
+    return TYPES[kind.id]
 
 
-def _quoted(text: str) -> str:
-    """A literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
+def _type(child: object) -> "DuckDBPyType":
+    return child  # type: ignore[return-value]  # of a nested type, not a number
 
 
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _files(path: Path) -> Iterator[Path]:
+    """The file, or the files below a folder by their paths."""
+    try:
+        mode = path.lstat().st_mode
+        found = sorted(each for each in path.rglob("*") if not each.is_dir()) if stat.S_ISDIR(mode) else [path]
+        modes = [each.lstat().st_mode for each in found]
+        for each in found:
+            with each.open("rb"):
+                pass
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "is missing" if missing else f"cannot be read: {error.strerror or error}"
+        raise Unreadable(Path(error.filename or path), reason, missing=missing) from None
+    if not found:
+        raise invalid("path", f"has no file below it: {text_of(path)}")
+    for each, mode in zip(found, modes, strict=True):
+        if not stat.S_ISREG(mode):
+            raise invalid("path", f"is no plain file: {text_of(each)}")
+        yield each
 
 
-def _literal_path(path: Path) -> str:
-    """A path whose characters stand for themselves: DuckDB takes it for a pattern."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in str(path.absolute()))
+def _table(database: "DuckDBPyConnection", file: Path) -> Table:
+    import duckdb
 
-
-def _line(error: Exception) -> str:
-    """The first line of an error of DuckDB, without its kind and without advice."""
-    return str(error).strip().splitlines()[0]
+    if not file.stat().st_size:
+        raise invalid("path", f"is empty: {text_of(file)}")
+    try:
+        relation = read_table(database, file)
+        names, kinds = relation.columns, relation.types
+        # Counting the values of a column reads each of them by its type.
+        rows = relation.aggregate("count(*)" if file.suffix.lower() == ".parquet" else READ_EACH).fetchall()
+    except duckdb.Error as error:
+        said = str(error).partition("\n")[0]
+        raise invalid("path", f"is no {file.suffix.lower()} file that can be read, {said}: {text_of(file)}") from None
+    columns = []
+    for name, kind in zip(names, kinds, strict=True):
+        try:
+            columns.append(Column(name, arrow_type(kind)))
+        except Invalid as error:
+            each = error.violations[0]
+            raise invalid(
+                "path", f"has a column {name!r} whose {each.field} {each.description}: {text_of(file)}"
+            ) from None
+    return Table(tuple(columns), rows[0][0])
