@@ -59,8 +59,8 @@ def measure(path: Path, limit: str, rows: int) -> dict[str, Any]:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.profile", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=8_000_000)
-    parser.add_argument("--memory-limit", default="100MB")
+    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--memory-limit", default="50MB")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="animus-profile-", dir=given.folder) as folder:
