@@ -90,8 +90,8 @@ IMPURE = sorted(
 )
 
 COMMAND_MODULES = (
-    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log", "cli_run",
-    "cli_witness",
+    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log", "cli_quality",
+    "cli_run", "cli_witness",
 )  # fmt: skip
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
@@ -144,6 +144,7 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_dataset.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_env.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_evidence.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_quality.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "gateway": (["animus"], ["animus.v1"]),
@@ -251,6 +252,7 @@ SQL = re.compile(
     r"|CREATE\s+(TABLE|ROLE|DATABASE|FUNCTION)|SET\s+LOCAL|LOCK\s+TABLE)\b",
     re.DOTALL,
 )
+OF_TABLES = {"src/animus/sdk/profile.py", "src/animus/sdk/table_reader.py"}  # SQL of DuckDB, on the caller's own files
 TRANSACTION_CALLS = {"begin", "begin_nested", "commit", "rollback"}
 
 
@@ -270,8 +272,10 @@ def sql_faults(files: Sources) -> list[str]:
 
 
 def test_sql_and_transactions_are_in_the_store_only() -> None:
-    """Outside store/ and the migrations no line holds a statement, or begins or commits a transaction."""
+    """Outside store/ and the migrations no line holds SQL of the database, or begins or commits."""
     files = {path: text for path, text in sources("src", "gateway", "demo").items() if "/store/" not in path}
+    elsewhere = {path for path in OF_TABLES if sql_faults({path: files.pop(path)})}
+    assert elsewhere == OF_TABLES
     assert sql_faults(files) == []
     assert sql_faults(sources("src/animus/store")) != []
 
@@ -295,7 +299,7 @@ def test_sql_elsewhere_is_found(text: str) -> None:
 
 # Light imports.
 
-HEAVY = ("sqlalchemy", "alembic", "asyncpg", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
+HEAVY = ("sqlalchemy", "alembic", "asyncpg", "duckdb", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
 
 
 def loaded_by(statement: str) -> set[str]:

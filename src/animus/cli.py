@@ -13,6 +13,7 @@ from animus import (
     cli_evidence,
     cli_lineage,
     cli_log,
+    cli_quality,
     cli_run,
     cli_witness,
 )
@@ -32,6 +33,7 @@ app.add_typer(cli_env.app, name="env")
 app.add_typer(cli_evidence.app, name="evidence")
 app.add_typer(cli_lineage.app, name="lineage")
 app.add_typer(cli_log.app, name="log")
+app.add_typer(cli_quality.app, name="quality")
 app.add_typer(cli_run.app, name="run")
 app.add_typer(cli_witness.app, name="witness")
 

@@ -153,7 +153,9 @@ class _QualityMeasureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Qu
     QUALITY_MEASURE_KIND_STANDARD_DEVIATION: _QualityMeasureKind.ValueType  # 6
     """Standard deviation of the population."""
     QUALITY_MEASURE_KIND_QUANTILE: _QualityMeasureKind.ValueType  # 7
-    """Quantile; `argument` is its probability, a decimal from 0 to 1. The greatest value v so that at most that part is below v."""
+    """Quantile; `argument` is its probability p, a decimal from 0 to 1. The least value v so that at least the part p of the
+    values is at most v, as PERCENTILE_DISC of SQL; the minimum for 0.
+    """
     QUALITY_MEASURE_KIND_PATTERN_COUNT: _QualityMeasureKind.ValueType  # 8
     """Values that a regular expression (RE2) matches as a whole: a whole number; `argument` is the expression."""
     QUALITY_MEASURE_KIND_OLDEST: _QualityMeasureKind.ValueType  # 9
@@ -179,7 +181,9 @@ QUALITY_MEASURE_KIND_MEAN: QualityMeasureKind.ValueType  # 5
 QUALITY_MEASURE_KIND_STANDARD_DEVIATION: QualityMeasureKind.ValueType  # 6
 """Standard deviation of the population."""
 QUALITY_MEASURE_KIND_QUANTILE: QualityMeasureKind.ValueType  # 7
-"""Quantile; `argument` is its probability, a decimal from 0 to 1. The greatest value v so that at most that part is below v."""
+"""Quantile; `argument` is its probability p, a decimal from 0 to 1. The least value v so that at least the part p of the
+values is at most v, as PERCENTILE_DISC of SQL; the minimum for 0.
+"""
 QUALITY_MEASURE_KIND_PATTERN_COUNT: QualityMeasureKind.ValueType  # 8
 """Values that a regular expression (RE2) matches as a whole: a whole number; `argument` is the expression."""
 QUALITY_MEASURE_KIND_OLDEST: QualityMeasureKind.ValueType  # 9
