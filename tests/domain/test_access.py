@@ -14,6 +14,7 @@ READS = ("Get", "List", "Validate", "DryRun", "Tail", "Export", "WaitForInclusio
 ATTESTS = "animus.v1.LogService/AddCosignatures"
 # What a runtime adds beside its reports: it reads the data before a step does, and says what it found and measured.
 VERIFIES = "animus.v1.DatasetService/VerifyDatasetVersion"
+# And what it saw of other systems' runs: it is where their clients are.
 TELLS = "animus.v1.LineageService/RecordOpenLineageEvent"
 MEASURES = {
     VERIFIES,
