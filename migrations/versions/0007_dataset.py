@@ -7,15 +7,19 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# A version is its document: what was written in the old fields cannot be read in the new ones.
-REFUSE_OLD = """
+# A version is its document: what was written in the old fields cannot be read in the new ones. Row security hides the
+# versions of every project from the owner too, unless it is not forced; another connection waits until it is again.
+REFUSE_OLD = [
+    "ALTER TABLE animus.dataset_version NO FORCE ROW LEVEL SECURITY",
+    """
     DO $$ BEGIN
-      PERFORM set_config('animus.every_project', 'on', true);
       IF EXISTS (SELECT FROM animus.dataset_version) THEN
         RAISE EXCEPTION 'this database has dataset versions with a URI inside: start with a new one';
       END IF;
     END $$
-"""
+    """,
+    "ALTER TABLE animus.dataset_version FORCE ROW LEVEL SECURITY",
+]
 
 # The highest sequence governs; its key refuses a second writer, who decides again.
 DATASET_VERSION_URIS = [
@@ -54,5 +58,5 @@ DATASET_VERSION_URIS = [
 def upgrade() -> None:
     """Refuses old versions, and adds the table of URIs."""
     connection = op.get_bind()
-    for statement in [REFUSE_OLD, *DATASET_VERSION_URIS]:
+    for statement in [*REFUSE_OLD, *DATASET_VERSION_URIS]:
         connection.exec_driver_sql(statement)

@@ -103,7 +103,7 @@ def register(
     column: Annotated[
         list[str] | None, typer.Option(help="Column of a table, name=type, in their order. Repeatable.")
     ] = None,
-    row_count: Annotated[int, typer.Option(min=0, help="Rows of the table.", show_default=False)] = -1,
+    row_count: Annotated[int, typer.Option(min=-1, help="Rows of the table; -1 where that is not known.")] = -1,
     describe: Describe = False,
     source: Annotated[str, typer.Option(help="Where the data comes from.")] = "",
     licence: Annotated[str, typer.Option(help="SPDX license expression, such as CC-BY-4.0.")] = "",

@@ -157,6 +157,15 @@ def test_columns_keep_their_order() -> None:
     assert document.dump(backwards) != document.dump(VERSION)
 
 
+def test_where_copies_are_and_what_a_version_was_made_from_are_sets() -> None:
+    """In any order they are one document; the bounds of a hundred are inclusive."""
+    sources = tuple(DatasetVersionId(f"d{index:02}", ONE) for index in range(100))
+    found = dataclasses.replace(SINGLE, derived_from=sources[::-1])
+    assert found.derived_from == sources
+    uris = tuple(f"s3://{index:02}" for index in range(100))
+    assert DatasetVersionUris("a", ONE, 1, uris[::-1]).uris == uris
+
+
 def test_ten_thousand_files_are_allowed() -> None:
     """The bound on files is inclusive."""
     assert len(FileManifest(tuple(File(f"f{number}", 0, ONE) for number in range(MAX_FILES))).files) == MAX_FILES
