@@ -295,7 +295,7 @@ def test_sql_elsewhere_is_found(text: str) -> None:
 
 # Light imports.
 
-HEAVY = ("sqlalchemy", "alembic", "asyncpg", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
+HEAVY = ("sqlalchemy", "alembic", "asyncpg", "duckdb", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
 
 
 def loaded_by(statement: str) -> set[str]:
