@@ -88,7 +88,7 @@ def _digest(*parts: object) -> str:
 
 
 def _version(digest: str) -> DatasetVersion:
-    return DatasetVersion("data", digest, 1, "text/csv", "", (), ())
+    return DatasetVersion("data", digest, 1, "text/csv", -1, "", "", (), (), (), ())
 
 
 def new_changes(edges: int, chance: random.Random, graph: Graph) -> Iterator[Change]:

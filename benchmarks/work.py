@@ -63,7 +63,13 @@ async def _prepare(served: Served, project: str, runs: int) -> Prepared:
             project_id=project,
             request_id="version",
             dataset_version=dataset_pb2.DatasetVersion(
-                dataset_id="data", content_digest=DIGEST, size_bytes=1, media_type="text/csv", uri=""
+                dataset_id="data",
+                content_digest=DIGEST,
+                size_bytes=1,
+                media_type="text/csv",
+                row_count=-1,
+                source="",
+                licence="",
             ),
         ),
     )

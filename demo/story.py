@@ -196,7 +196,7 @@ class Story:
             shutil.copyfile(Path(str(package.locate_file(source))), self.data / name)
         features = [f"{kind} {measure}" for kind in ("mean", "error of", "worst") for measure in MEASURES]
         columns = [*(Column(name, "float64") for name in features), Column("benign", "int64")]
-        return dataset_version(DATASET, self.data, "text/csv", SOURCE, columns)
+        return dataset_version(DATASET, self.data, "text/csv", columns, source=SOURCE)
 
     def register_token(self) -> None:
         """Gives the runner a token of its own; the control plane gets to know no more than its hash."""

@@ -155,7 +155,14 @@ class Clients:
                 project_id=project_id,
                 request_id="version",
                 dataset_version=dataset_pb2.DatasetVersion(
-                    dataset_id="data", content_digest=DIGEST, size_bytes=1, media_type="text/csv", uri="file:///data"
+                    dataset_id="data",
+                    content_digest=DIGEST,
+                    size_bytes=1,
+                    media_type="text/csv",
+                    row_count=-1,
+                    source="",
+                    licence="",
+                    uris=["file:///data"],
                 ),
             ),
         )

@@ -30,7 +30,7 @@ from animus.domain import document
 from animus.domain.access import Token
 from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.comparison import RunComparison
-from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion, FileManifest
+from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion, DatasetVersionUris, FileManifest
 from animus.domain.document import MAX_VIOLATIONS, json_name
 from animus.domain.dry_run import AssumedFailure, Scenario
 from animus.domain.environment import EnvironmentLock
@@ -56,6 +56,7 @@ from animus.v1 import (
 COMPOSED = {
     AdmissionRefusal,
     DatasetVerification,
+    DatasetVersionUris,
     ExternalEvent,
     FileManifest,
     Run,
@@ -67,8 +68,9 @@ COMPOSED = {
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED
 }
-# What the server adds to an entry when it answers; no part of what was hashed.
-BESIDE_THE_ENTRY = {f"animus.v1.AuditEntry.{name}" for name in ("leaf_hash", "document", "index")}
+# What is beside the value in its message; no part of what was hashed.
+BESIDE_THE_VALUE = {f"animus.v1.AuditEntry.{name}" for name in ("leaf_hash", "document", "index")}
+BESIDE_THE_VALUE |= {"animus.v1.DatasetVersion.uris"}
 # Kinds that clients send and that have sets of which the sample is in no order.
 SETS_SENT = [Dataset, DatasetVersion, EnvironmentLock, PipelineSpec, Project, QualityRule, RunSpec]
 # Kinds that clients send; the server makes the others.
@@ -191,7 +193,7 @@ def test_the_samples_are_full(kind: Any) -> None:
     waiting, declared = [MESSAGES[kind].DESCRIPTOR], set()
     while waiting:
         for field in waiting.pop().fields:
-            if field.name == "record" or field.full_name in BESIDE_THE_ENTRY:
+            if field.name == "record" or field.full_name in BESIDE_THE_VALUE:
                 continue
             declared.add(field.full_name)
             if field.message_type is not None and field.message_type.full_name != "google.protobuf.Timestamp":
@@ -245,7 +247,7 @@ def test_an_empty_message_names_every_field(kind: Any) -> None:
     expected = [
         f"x.{json_name(field.name)}"
         for field in MESSAGES[kind].DESCRIPTOR.fields
-        if not field.is_repeated and field.name != "record" and field.full_name not in BESIDE_THE_ENTRY
+        if not field.is_repeated and field.name != "record" and field.full_name not in BESIDE_THE_VALUE
     ]
     if kind is StepEvent:
         expected.remove("x.errorKind")  # unspecified is its value for all but failures

@@ -473,6 +473,7 @@ def test_every_rpc_is_in_the_role_table() -> None:
 
 # What the server adds to a value when it answers.
 ADDED = {
+    "DatasetVersion": {"uris"},
     "Run": {"run_spec", "state", "plan_digest", "steps", "equal_runs"},
     "AuditEntry": {"leaf_hash", "document", "index"},
     "Tile": {"hashes"},
@@ -493,6 +494,7 @@ VALUES_ONLY = {
     "CheckpointRequest": "what a witness is asked, as a text",
     "ComparedRun": "what is compared of a run",
     "CompactRange": "all that a tree needs to grow",
+    "DatasetVersionUris": "DatasetVersion.uris says it",
     "EnvironmentDifference": "what a client finds between two locks",
     "FileDifference": "what a client finds of a copy",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",

@@ -24,12 +24,24 @@ from animus.cli_client import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from animus.domain.dataset import Column, DatasetVersion, FileDifference
+    from animus.domain.dataset import DatasetVersion, FileDifference
     from animus.sdk.hashing import Content
     from animus.sdk.receipts import ReceiptStore
+    from animus.sdk.tables import Table
 
 app = typer.Typer(help="Hashes, registers and verifies datasets.", no_args_is_help=True)
 
+SomeData = Annotated[
+    Path | None, typer.Argument(help="The folder, or the single file.", metavar="[PATH]", show_default=False)
+]
+Listing = Annotated[
+    Path | None,
+    typer.Option(help="Instead of PATH: an object store's listing, JSON with key, size and SHA-256 of each object."),
+]
+Prefix = Annotated[str, typer.Option(help="What the keys of the listing begin with; no part of the paths.")]
+Describe = Annotated[
+    bool, typer.Option("--describe", help="Read columns and rows of CSV and Parquet files (extra `quality`).")
+]
 Data = Annotated[Path, typer.Argument(help="The folder, or the single file.", metavar="PATH", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(help="Id of the dataset.", metavar="DATASET", show_default=False)]
 Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
@@ -42,70 +54,154 @@ NAMED = 20
 
 
 @app.command("hash")
-def hash_(path: Data, json: AsJson = False) -> None:
+def hash_(
+    path: SomeData = None,
+    listing: Listing = None,
+    prefix: Prefix = "",
+    describe: Describe = False,
+    json: AsJson = False,
+) -> None:
     """Prints the content digest of a folder or a file, how many files, and how many bytes; with --json each file."""
+    _check_place(path, listing, prefix, describe)
     with errors():
-        found = _content(path)
+        table = _table(path, describe)
+        found = _content(path, listing, prefix)
         if json:
-            print_json(
-                {
-                    "contentDigest": found.digest,
-                    "sizeBytes": found.size_bytes,
-                    "files": [
-                        {"path": file.path, "sizeBytes": file.size_bytes, "digest": file.digest} for file in found.files
-                    ],
-                }
-            )
-        else:
-            typer.echo(f"{found.digest} {_size(found)}")
+            tree: dict[str, object] = {
+                "contentDigest": found.digest,
+                "sizeBytes": found.size_bytes,
+                "files": [
+                    {"path": file.path, "sizeBytes": file.size_bytes, "digest": file.digest} for file in found.files
+                ],
+            }
+            if table:
+                tree["columns"] = [{"name": each.name, "type": each.type} for each in table.columns]
+                tree["rowCount"] = table.row_count
+            print_json(tree)
+            return
+        typer.echo(f"{found.digest} {_size(found)}")
+        if table:
+            typer.echo(f"{table.row_count} rows")
+            for each in table.columns:
+                typer.echo(f"{each.name} {each.type}")
 
 
 @app.command()
 def register(
     dataset: DatasetId,
-    path: Data,
     project: Project,
     media_type: Annotated[str, typer.Option(help="IANA media type, such as text/csv.")],
+    path: SomeData = None,
+    listing: Listing = None,
+    prefix: Prefix = "",
     token_file: TokenFile = None,
     address: Address = DEFAULT_ADDRESS,
     insecure: Insecure = False,
-    uri: Annotated[str, typer.Option(help="Where others find the content; never opened by Animus.")] = "",
+    uri: Annotated[
+        list[str] | None, typer.Option(help="Where others find the content; never opened by Animus. Repeatable.")
+    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Column of a table, name=type, in their order. Repeatable.")
+    ] = None,
+    row_count: Annotated[int, typer.Option(min=-1, help="Rows of the table; -1 where that is not known.")] = -1,
+    describe: Describe = False,
+    source: Annotated[str, typer.Option(help="Where the data comes from.")] = "",
+    licence: Annotated[str, typer.Option(help="SPDX license expression, such as CC-BY-4.0.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="Label, key=value. Repeatable.")] = None,
+    derived_from: Annotated[
+        list[str] | None, typer.Option(help="Version that this one was made from, DATASET@DIGEST. Repeatable.")
     ] = None,
     request_id: RequestId = "",
     json: AsJson = False,
 ) -> None:
-    """Registers the version that a folder or a file is, and prints its full name.
+    """Registers the version that a folder, a file or a listing is, and prints its full name.
 
-    The same content registered again, with the same said of it, is the version that is there.
+    The same content registered again, with the same said of it, is the version that is there; URIs are added to it.
     """
     from dataclasses import replace
 
     from google.protobuf.json_format import MessageToDict
 
     from animus.codec import encode
-    from animus.domain.dataset import DatasetVersion
+    from animus.domain.dataset import Column, DatasetVersion, DatasetVersionId, DatasetVersionUris
+    from animus.domain.labels import Label
     from animus.sdk.source import call
     from animus.v1 import dataset_pb2, dataset_pb2_grpc
 
+    _check_place(path, listing, prefix, describe)
+    if describe and (column or row_count >= 0):
+        fail(USAGE, "--describe reads the columns and rows: give it without --column and --row-count")
     with errors():
         # What the server would refuse anyway is refused before the data is read: that may take hours.
-        empty = DatasetVersion(dataset, f"sha256:{'0' * 64}", 0, media_type, uri, _columns(column), ())
+        nothing = f"sha256:{'0' * 64}"
+        empty = DatasetVersion(
+            dataset_id=dataset,
+            content_digest=nothing,
+            size_bytes=0,
+            media_type=media_type,
+            row_count=row_count,
+            source=source,
+            licence=licence,
+            labels=tuple(Label(*each) for each in _pairs(label, "=", "--label", "key=value")),
+            columns=tuple(Column(*each) for each in _pairs(column, "=", "--column", "name=type")),
+            files=(),
+            derived_from=tuple(
+                DatasetVersionId(*each) for each in _pairs(derived_from, "@", "--derived-from", "DATASET@DIGEST")
+            ),
+        )
+        uris = DatasetVersionUris(dataset, nothing, 1, tuple(uri or ())).uris
         with channel_to(address, token_file, insecure, _receipts()) as channel:
             service = dataset_pb2_grpc.DatasetServiceStub(channel)
             call(service.GetDataset, dataset_pb2.GetDatasetRequest(project_id=project, dataset_id=dataset))
-            found = _content(path)
+            if table := _table(path, describe):
+                empty = replace(empty, columns=table.columns, row_count=table.row_count)
+            found = _content(path, listing, prefix)
             version = replace(empty, content_digest=found.digest, size_bytes=found.size_bytes, files=found.files)
             request = dataset_pb2.RegisterDatasetVersionRequest(
                 project_id=project, request_id=request_id or secrets.token_hex(16)
             )
-            encode(version, request.dataset_version)
+            encode(version, request.dataset_version).uris.extend(uris)
             made = call(service.RegisterDatasetVersion, request)
         if json:
             print_json(MessageToDict(made, always_print_fields_with_no_presence=True))
         else:
             typer.echo(made.record.name)
+
+
+@app.command("uris")
+def set_uris(
+    dataset: DatasetId,
+    digest: Annotated[str, typer.Argument(help="Content digest of the version.", metavar="DIGEST", show_default=False)],
+    project: Project,
+    token_file: TokenFile = None,
+    address: Address = DEFAULT_ADDRESS,
+    insecure: Insecure = False,
+    uri: Annotated[list[str] | None, typer.Option(help="Where others find the content. Repeatable.")] = None,
+    request_id: RequestId = "",
+    json: AsJson = False,
+) -> None:
+    """Replaces the URIs of a version by those given, or by none, and prints them."""
+    from google.protobuf.json_format import MessageToDict
+
+    from animus.sdk.source import call
+    from animus.v1 import dataset_pb2, dataset_pb2_grpc
+
+    with errors(), channel_to(address, token_file, insecure, _receipts()) as channel:
+        made = call(
+            dataset_pb2_grpc.DatasetServiceStub(channel).SetDatasetVersionUris,
+            dataset_pb2.SetDatasetVersionUrisRequest(
+                project_id=project,
+                request_id=request_id or secrets.token_hex(16),
+                dataset_id=dataset,
+                content_digest=digest,
+                uris=uri or (),
+            ),
+        )
+        if json:
+            print_json(MessageToDict(made, always_print_fields_with_no_presence=True))
+            return
+        for each in made.uris:
+            typer.echo(each)
 
 
 @app.command()
@@ -146,7 +242,7 @@ def verify(
         )
         known.ClearField("record")
         version = decode(known, DatasetVersion, "datasetVersion")
-        found = _content(path)
+        found = _content(path, None, "")
         verification = call(
             service.VerifyDatasetVersion,
             dataset_pb2.VerifyDatasetVersionRequest(
@@ -172,12 +268,31 @@ def verify(
             raise typer.Exit(FAILED)
 
 
-def _content(path: Path) -> "Content":
-    """What a path holds, with the bytes so far on a terminal."""
-    from animus.sdk.hashing import content
+def _check_place(path: Path | None, listing: Path | None, prefix: str, describe: bool) -> None:
+    if (path is None) == (listing is None):
+        fail(USAGE, "give PATH or --listing, and not both")
+    if prefix and listing is None:
+        fail(USAGE, "--prefix is of the keys of a --listing")
+    if describe and path is None:
+        fail(USAGE, "--describe reads the data: give PATH")
 
+
+def _content(path: Path | None, listing: Path | None, prefix: str) -> "Content":
+    """What a path or a listing holds, with the bytes so far on a terminal."""
+    from animus.sdk.hashing import content
+    from animus.sdk.object_listing import listed_content
+
+    if path is None:
+        assert listing is not None
+        return listed_content(listing, prefix)
     with transfer() as step:
         return content(path, step)
+
+
+def _table(path: Path | None, describe: bool) -> "Table | None":
+    from animus.sdk.tables import describe as describe_table
+
+    return describe_table(path) if path is not None and describe else None
 
 
 def _receipts() -> "ReceiptStore":
@@ -187,16 +302,13 @@ def _receipts() -> "ReceiptStore":
     return ReceiptStore(state_folder() / "receipts")
 
 
-def _columns(texts: list[str] | None) -> "tuple[Column, ...]":
-    from animus.domain.dataset import Column
-
-    columns = []
+def _pairs(texts: list[str] | None, separator: str, option: str, form: str) -> "Iterator[tuple[str, str]]":
+    """The two parts of each text. Ends the command for one without the separator."""
     for text in texts or ():
-        name, separator, kind = text.partition("=")
-        if not separator:
-            fail(USAGE, f"--column {text} is no name=type")
-        columns.append(Column(name, kind))
-    return tuple(columns)
+        first, found, second = text.partition(separator)
+        if not found:
+            fail(USAGE, f"{option} {text} is no {form}")
+        yield first, second
 
 
 def _size(found: "Content") -> str:

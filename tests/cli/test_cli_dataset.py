@@ -1,6 +1,7 @@
 """`animus dataset`: digests without a server, then versions and verifications on the real one."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -110,6 +111,41 @@ def test_a_column_without_a_type_is_refused_before_any_call(animus: Animus, data
     assert (done.code, done.out, done.err) == (2, "", "animus: --column a is no name=type\n")
 
 
+def test_a_listing_is_hashed_and_a_table_described(animus: Animus, data: Path) -> None:
+    """The digest of the folder; columns and rows of a file."""
+    listing = data.parent / "listing"
+    files = [{"key": f.path, "size": f.size_bytes, "checksum": f.digest[7:]} for f in manifest(data).files]
+    listing.write_text(json.dumps(files))
+    assert animus("dataset", "hash", "--listing", listing).out.startswith(content(data).digest)
+    (data / "c.csv").write_text("x,y\n1,2.5\n")
+    told = animus("dataset", "hash", data / "c.csv", "--describe")
+    assert told.out.splitlines()[1:] == ["1 rows", "x int64", "y float64"]
+    tree = animus("dataset", "hash", data / "c.csv", "--describe", "--json").json
+    assert (tree["rowCount"], tree["columns"][1]) == (1, {"name": "y", "type": "float64"})
+    (data / "c.csv").write_bytes(b"x\n\x00\xff")
+    assert animus("dataset", "hash", data / "c.csv", "--describe").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("hash",), "PATH or --listing"),
+        (("hash", "x", "--listing", "y"), "PATH or --listing"),
+        (("hash", "x", "--prefix", "y"), "--prefix"),
+        (("hash", "--listing", "y", "--describe"), "--describe"),
+        (("register", "d", "x", "--describe", "--row-count", "1"), "--describe"),
+        (("register", "d", "x", "--label", "a"), "--label a is no key=value"),
+        (("register", "d", "x", "--derived-from", "a"), "--derived-from a is no DATASET@DIGEST"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage(animus: Animus, arguments: tuple[str, ...], said: str) -> None:
+    """Before anything is read or called."""
+    more = ("--project", "p", "--media-type", "text/csv") if arguments[0] == "register" else ()
+    done = animus("dataset", *arguments, *more)
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done
+    assert said in done.err
+
+
 # With a server.
 
 
@@ -130,8 +166,35 @@ async def test_the_same_content_is_the_same_version(run: Command, server: Server
     )
     assert [file.path for file in got.files] == [file.path for file in manifest(data).files]
     assert [type(line) for line in ReceiptStore(tmp_path / "state" / "animus" / "receipts").read()] == [Kept, Kept]
+    assert two.json["uris"] == ["s3://b/d"]
     other = await run("register", "data", data, "--media-type", "text/plain")
     assert (other.code, len(other.err.splitlines())) == (5, 1), other
+
+
+async def test_everything_is_said_of_a_version_by_options(run: Command, server: Server, data: Path) -> None:
+    """Columns and rows as the data has them, source, licence, labels, and the version that it was made from."""
+    before = await registered(run, data)
+    (data / "a.csv").write_text("name,count\nx,1\ny,2\nz,3\n")
+    said = ("--source", "the lab", "--licence", "MIT", "--label", "team=a=b", "--derived-from", f"data@{before}")
+    made = await run("register", "data", data / "a.csv", "--media-type", "text/csv", "--describe", *said, "--json")
+    assert made.code == 0, made
+    assert (made.json["rowCount"], made.json["source"], made.json["licence"]) == ("3", "the lab", "MIT")
+    assert made.json["columns"] == [{"name": "name", "type": "utf8"}, {"name": "count", "type": "int64"}]
+    assert made.json["labels"] == [{"key": "team", "value": "a=b"}]
+    assert made.json["derivedFrom"] == [{"datasetId": "data", "contentDigest": before}]
+    moved = await run("uris", "data", content(data / "a.csv").digest, "--uri", "s3://b", "--uri", "s3://a")
+    assert (moved.code, moved.out) == (0, "s3://a\ns3://b\n"), moved
+
+
+async def test_a_listing_is_registered_as_the_folder_would_be(run: Command, data: Path, tmp_path: Path) -> None:
+    """The same version, without the bytes."""
+    digest = await registered(run, data)
+    listing = tmp_path / "listing.json"
+    files = [{"key": f"x/{f.path}", "size": f.size_bytes, "checksum": f.digest[7:]} for f in manifest(data).files]
+    listing.write_text(json.dumps(files))
+    options = ("--listing", listing, "--prefix", "x/", "--media-type", "text/csv")
+    done = await run("register", "data", *options)
+    assert (done.code, done.out) == (0, f"projects/p/datasets/data/versions/{digest}\n"), done
 
 
 async def test_a_whole_copy_matches_and_that_is_on_record(run: Command, server: Server, data: Path) -> None:

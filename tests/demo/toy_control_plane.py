@@ -208,7 +208,7 @@ def world(folder: Path, steps: dict[str, str], *, environment_digest: str = "") 
     (folder / "letters" / "a.txt").write_text("alpha")
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(TOKEN)
-    letters = dataset_version("letters", folder / "letters", "text/plain", "", ())
+    letters = dataset_version("letters", folder / "letters", "text/plain", ())
     environment = environment_digest or document.digest(
         document.dump(running_environment(checkout / "requirements.lock"))
     )

@@ -266,8 +266,8 @@ def fixed_run(*, gated: bool = False) -> RunEvidence:
     """
     files = FileManifest((File("part-1.csv", 3, digest_of("1")), File("part-2.csv", 4, digest_of("2"))))
     version = DatasetVersion(
-        "measurements", document.digest(document.dump(files)), 7, "text/csv", "s3://cells/measurements",
-        (Column("id", "int64"), Column("größe", "float64")), files.files,
+        "measurements", document.digest(document.dump(files)), 7, "text/csv", 2, "the laboratory", "CC-BY-4.0", (),
+        (Column("id", "int64"), Column("größe", "float64")), files.files, (),
     )  # fmt: skip
     environment = EnvironmentLock((Image(IMAGE),), "3.11.7", "linux", "x86_64", (Package("numpy", "2.0"),), "", ())
     once = RetryPolicy(1, (), Backoff(BackoffType.FIXED, 0, 0, "1"))

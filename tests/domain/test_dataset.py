@@ -17,6 +17,8 @@ from animus.domain.dataset import (
     Dataset,
     DatasetVerification,
     DatasetVersion,
+    DatasetVersionId,
+    DatasetVersionUris,
     DifferenceKind,
     File,
     FileDifference,
@@ -24,10 +26,13 @@ from animus.domain.dataset import (
     file_differences,
 )
 from animus.domain.document import MAX_INTEGER
+from animus.domain.labels import Label
 from domain.values import LAW, ONE, SAMPLES, TWO, generated, manifest, refusal
 
 VERSION: DatasetVersion = SAMPLES[DatasetVersion]
-SINGLE = dataclasses.replace(VERSION, files=(), content_digest=ONE, size_bytes=7)
+SINGLE = dataclasses.replace(VERSION, files=(), content_digest=TWO, size_bytes=7)
+ITSELF = DatasetVersionId(SINGLE.dataset_id, TWO)
+OTHER = DatasetVersionId("other", TWO)
 
 
 def version_of(files: tuple[File, ...], **changes: Any) -> DatasetVersion:
@@ -116,8 +121,25 @@ def test_other_paths_are_kept_as_they_are(path: str) -> None:
         (lambda: dataclasses.replace(SINGLE, size_bytes=-1), "sizeBytes"),
         (lambda: dataclasses.replace(SINGLE, size_bytes=MAX_INTEGER + 1), "sizeBytes"),
         (lambda: dataclasses.replace(SINGLE, media_type="csv"), "mediaType"),
-        (lambda: dataclasses.replace(SINGLE, uri="u" * 2_001), "uri"),
-        (lambda: dataclasses.replace(SINGLE, uri="\x00"), "uri"),
+        (lambda: dataclasses.replace(SINGLE, row_count=-2), "rowCount"),
+        (lambda: dataclasses.replace(SINGLE, row_count=MAX_INTEGER + 1), "rowCount"),
+        (lambda: dataclasses.replace(SINGLE, source="s" * 2_001), "source"),
+        (lambda: dataclasses.replace(SINGLE, licence="l" * 201), "licence"),
+        (lambda: dataclasses.replace(SINGLE, licence="MIT; see below"), "licence"),
+        (lambda: dataclasses.replace(SINGLE, licence=" MIT"), "licence"),
+        (lambda: dataclasses.replace(SINGLE, licence="MIT "), "licence"),
+        (lambda: dataclasses.replace(SINGLE, labels=(Label("a", ""), Label("a", "b"))), "labels[1].key"),
+        (lambda: dataclasses.replace(SINGLE, derived_from=(OTHER, ITSELF)), "derivedFrom[1]"),
+        (lambda: dataclasses.replace(SINGLE, derived_from=(OTHER, OTHER)), "derivedFrom[1]"),
+        (lambda: dataclasses.replace(SINGLE, derived_from=(OTHER,) * 101), "derivedFrom"),
+        (lambda: DatasetVersionId("A", ONE), "datasetId"),
+        (lambda: DatasetVersionId("a", "x"), "contentDigest"),
+        (lambda: DatasetVersionUris("a", ONE, 0, ()), "sequence"),
+        (lambda: DatasetVersionUris("a", ONE, 1, ("u", "")), "uris[1]"),
+        (lambda: DatasetVersionUris("a", ONE, 1, ("u" * 2_001,)), "uris[0]"),
+        (lambda: DatasetVersionUris("a", ONE, 1, ("\x00",)), "uris[0]"),
+        (lambda: DatasetVersionUris("a", ONE, 1, ("u", "v", "u")), "uris[2]"),
+        (lambda: DatasetVersionUris("a", ONE, 1, ("u",) * 101), "uris"),
         (lambda: dataclasses.replace(SINGLE, columns=(Column("a", "b"),) * 2), "columns[1].name"),
         (lambda: dataclasses.replace(SINGLE, columns=(Column("a", "b"),) * (MAX_COLUMNS + 1)), "columns"),
         (lambda: version_of((File("a", MAX_INTEGER, ONE), File("b", 1, ONE))), "sizeBytes"),
@@ -133,6 +155,15 @@ def test_columns_keep_their_order() -> None:
     backwards = dataclasses.replace(VERSION, columns=VERSION.columns[::-1])
     assert backwards.columns == VERSION.columns[::-1]
     assert document.dump(backwards) != document.dump(VERSION)
+
+
+def test_where_copies_are_and_what_a_version_was_made_from_are_sets() -> None:
+    """In any order they are one document; the bounds of a hundred are inclusive."""
+    sources = tuple(DatasetVersionId(f"d{index:02}", ONE) for index in range(100))
+    found = dataclasses.replace(SINGLE, derived_from=sources[::-1])
+    assert found.derived_from == sources
+    uris = tuple(f"s3://{index:02}" for index in range(100))
+    assert DatasetVersionUris("a", ONE, 1, uris[::-1]).uris == uris
 
 
 def test_ten_thousand_files_are_allowed() -> None:

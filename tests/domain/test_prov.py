@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prov.model import (
     ProvActivity,
     ProvCommunication,
+    ProvDerivation,
     ProvDocument,
     ProvEntity,
     ProvGeneration,
@@ -32,6 +33,7 @@ KINDS: dict[LineageRelation, type[ProvRecord]] = {
     LineageRelation.WAS_GENERATED_BY: ProvGeneration,
     LineageRelation.WAS_STARTED_BY: ProvStart,
     LineageRelation.WAS_INFORMED_BY: ProvCommunication,
+    LineageRelation.WAS_DERIVED_FROM: ProvDerivation,
 }
 BASE = "urn:animus:instance:animus.example/lab/"
 
@@ -97,6 +99,16 @@ def test_a_record_that_is_lost_is_found() -> None:
     fewer = dataclasses.replace(RUN, edges=RUN.edges[:-1])
     assert read(prov.document(fewer)) != read(prov.document(RUN))
     assert len(edges(read(prov.document(fewer)))) == len(RUN.edges) - 1
+
+
+def test_a_derivation_is_read_between_two_entities() -> None:
+    """Of the version that was made, and of the one that it was made from."""
+    one, two = (f"projects/cells/datasets/{name}/versions/sha256:{'1' * 64}" for name in ("cut", "raw"))
+    edge = LineageEdge(one, LineageRelation.WAS_DERIVED_FROM, two)
+    found = read(prov.document(dataclasses.replace(RUN, edges=(*RUN.edges, edge))))
+    assert (one, LineageRelation.WAS_DERIVED_FROM, two) in edges(found)
+    assert {one, two} <= {node(each.identifier) for each in found.get_records(ProvEntity)}
+    assert read(written(found)) == found
 
 
 def test_the_fixed_run_has_its_nodes() -> None:

@@ -28,7 +28,17 @@ from animus.domain import document
 from animus.domain.access import Role, Token
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, RecordManifest
 from animus.domain.comparison import ComparisonVerdict, OutputComparison, RunComparison, StepComparison
-from animus.domain.dataset import Column, Dataset, DatasetVerification, DatasetVersion, File, FileManifest
+from animus.domain.dataset import (
+    UNKNOWN,
+    Column,
+    Dataset,
+    DatasetVerification,
+    DatasetVersion,
+    DatasetVersionId,
+    DatasetVersionUris,
+    File,
+    FileManifest,
+)
 from animus.domain.document import MAX_INTEGER, json_name
 from animus.domain.dry_run import Difference
 from animus.domain.environment import Accelerator, EnvironmentLock, Image, Package
@@ -199,10 +209,22 @@ def dataset_version(rng: Rng) -> DatasetVersion:
         content_digest=document.digest(document.dump(files)) if files else digest(rng),
         size_bytes=files.size_bytes if files else size(rng),
         media_type=rng.choice(["text/csv", "application/vnd.apache.parquet"]),
-        uri=text(rng, 2_000),
+        row_count=rng.choice([UNKNOWN, size(rng)]),
+        source=text(rng, 2_000),
+        licence=rng.choice(["", "MIT", "(Apache-2.0 OR GPL-2.0+) AND LicenseRef-x"]),
+        labels=labels(rng),
         columns=some(rng, lambda r: Column(text(r, 255, 1), text(r, 100, 1)), key=lambda each: each.name),
         files=files.files if files else (),
+        derived_from=some(
+            rng, lambda r: DatasetVersionId(name(r), digest(r)), key=lambda each: (each.dataset_id, each.content_digest)
+        ),
     )
+
+
+def dataset_version_uris(rng: Rng) -> DatasetVersionUris:
+    """Some places, or none any more."""
+    uris = some(rng, lambda r: text(r, 2_000, 1), key=lambda each: each)
+    return DatasetVersionUris(name(rng), digest(rng), rng.randint(1, MAX_INTEGER), uris)
 
 
 def dataset_verification(rng: Rng) -> DatasetVerification:
@@ -667,6 +689,7 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     Cosignature: cosignature,
     Dataset: lambda r: Dataset(name(r), text(r, 2_000), labels(r)),
     DatasetVerification: dataset_verification,
+    DatasetVersionUris: dataset_version_uris,
     DatasetVersion: dataset_version,
     EnvironmentLock: environment_lock,
     Evidence: evidence,
@@ -798,9 +821,11 @@ SAMPLES: dict[type, Any] = {
         "cells", ONE, TWO, 3, "s3://copies/cells", matched=False, verify_time=TIME
     ),
     DatasetVersion: DatasetVersion(
-        "cells", document.digest(document.dump(_FILES)), 3, "text/csv", "",
-        (Column("b", "int64"), Column("a", "utf8")), _FILES.files,
+        "cells", document.digest(document.dump(_FILES)), 3, "text/csv", 7, "the lab", "MIT OR Apache-2.0",
+        (Label("team", "a"), Label("b", "c")), (Column("b", "int64"), Column("a", "utf8")), _FILES.files,
+        (DatasetVersionId("raw", TWO), DatasetVersionId("raw", ONE), DatasetVersionId("other", ONE)),
     ),
+    DatasetVersionUris: DatasetVersionUris("cells", ONE, 2, ("s3://b/cells", "file:///cells")),
     EnvironmentLock: EnvironmentLock(
         (Image(IMAGE), Image(f"b@{TWO}")), "3.11.7", "linux", "x86_64",
         (Package("numpy", "2.0"), Package("attrs", "1")), ONE,
@@ -894,7 +919,10 @@ SETS = {
     ("ColumnProfile", "measures"),
     ("ColumnProfile", "values"),
     ("Dataset", "labels"),
+    ("DatasetVersion", "derived_from"),
     ("DatasetVersion", "files"),
+    ("DatasetVersion", "labels"),
+    ("DatasetVersionUris", "uris"),
     ("EnvironmentLock", "accelerators"),
     ("EnvironmentLock", "images"),
     ("EnvironmentLock", "packages"),

@@ -178,7 +178,7 @@ def test_types_have_their_json_forms() -> None:
     assert (version["sizeBytes"]["type"], version["sizeBytes"]["format"]) == ("string", "int64")
     assert version["record"]["readOnly"] is True
     assert version["record"]["$ref"] == "#/components/schemas/animus.v1.Record"
-    assert "readOnly" not in version["uri"]
+    assert "readOnly" not in version["uris"]
     document = SCHEMAS["animus.v1.AuditEntry"]["properties"]["document"]
     assert (document["type"], document["format"], document["contentEncoding"]) == ("string", "byte", "base64")
     time = SCHEMAS["animus.v1.Record"]["properties"]["createTime"]

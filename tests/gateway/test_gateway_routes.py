@@ -85,6 +85,12 @@ def test_every_unary_rpc_of_the_contract_has_an_http_rule() -> None:
         ("GET", f"/v1/projects/p/datasets/d/versions/{DIGEST}", "GetDatasetVersion", {"contentDigest": DIGEST}),
         (
             "POST",
+            f"/v1/projects/p/datasets/d/versions/{DIGEST}:setUris",
+            "SetDatasetVersionUris",
+            {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},
+        ),
+        (
+            "POST",
             f"/v1/projects/p/datasets/d/versions/{DIGEST}:verify",
             "VerifyDatasetVersion",
             {"projectId": "p", "datasetId": "d", "contentDigest": DIGEST},

@@ -47,7 +47,7 @@ def test_the_content_digest_depends_on_names_and_bytes_and_not_on_where_the_fold
         folder.mkdir()
         for name, text in files.items():
             (folder / name).write_text(text)
-        version = dataset_version("letters", folder, "text/plain", "", ())
+        version = dataset_version("letters", folder, "text/plain", ())
         assert version.content_digest == document.digest(document.dump(manifest(folder)))
         digests.append(version.content_digest)
     assert digests[0] == digests[1]
@@ -59,9 +59,9 @@ def test_a_dataset_version_holds_what_the_caller_says_and_what_the_folder_has(tm
     (tmp_path / "one.csv").write_text("123")
     (tmp_path / "two.csv").write_text("4567")
     columns = [Column("z", "int64"), Column("a", "utf8")]
-    version = dataset_version("numbers", tmp_path, "text/csv", "s3://bucket/numbers", columns)
+    version = dataset_version("numbers", tmp_path, "text/csv", columns, source="the lab")
     assert (version.size_bytes, [column.name for column in version.columns]) == (7, ["z", "a"])
-    assert (version.dataset_id, version.media_type, version.uri) == ("numbers", "text/csv", "s3://bucket/numbers")
+    assert (version.dataset_id, version.media_type, version.source) == ("numbers", "text/csv", "the lab")
 
 
 @pytest.mark.parametrize("make", ["link to a file", "link to a folder", "pipe"])
@@ -145,7 +145,7 @@ def test_a_single_file_has_the_digest_of_its_bytes_by_any_block_size(data: bytes
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         assert file_digest(path) == digest
         assert hashing.content(path) == hashing.Content(digest, len(data), ())
-        version = dataset_version("one", path, "text/csv", "", ())
+        version = dataset_version("one", path, "text/csv", ())
         assert (version.content_digest, version.size_bytes, version.files) == (digest, len(data), ())
 
 

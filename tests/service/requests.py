@@ -81,7 +81,14 @@ def version(project_id: str = "p", digest: str = ONE) -> dataset_pb2.RegisterDat
         project_id=project_id,
         request_id=f"version-{digest[-8:]}",
         dataset_version=dataset_pb2.DatasetVersion(
-            dataset_id="data", content_digest=digest, size_bytes=1, media_type="text/csv", uri="file:///data.csv"
+            dataset_id="data",
+            content_digest=digest,
+            size_bytes=1,
+            media_type="text/csv",
+            row_count=-1,
+            source="",
+            licence="",
+            uris=["file:///data.csv"],
         ),
     )
 

@@ -41,7 +41,7 @@ from animus.domain.log import LogKeyStatus
 from animus.log_operations import end_key, list_keys, open_epoch, rotate_key
 from animus.signing import SigningKey, sign_note
 from animus.store.embedded import EmbeddedPostgres
-from animus.v1 import dataset_pb2, environment_pb2, evidence_pb2, log_pb2, run_pb2, runtime_pb2
+from animus.v1 import dataset_pb2, environment_pb2, evidence_pb2, log_pb2, run_pb2, runtime_pb2, types_pb2
 from service.bundles import export, exported, finished_run, three_steps, unzipped
 from service.conftest import Failure, Server, settings_for
 from service.requests import (
@@ -327,7 +327,15 @@ async def rich(server: Server) -> str:
     files = [File(path, size, ONE) for path, size in (("ä/b", 0), ("a/ü", 2**53 - 1 - 7), ("z", 7))]
     content = document.digest(document.dump(FileManifest(tuple(files))))
     of_files = dataset_pb2.DatasetVersion(
-        dataset_id="data", content_digest=content, size_bytes=2**53 - 1, media_type="text/csv", uri="s3://größe"
+        dataset_id="data",
+        content_digest=content,
+        size_bytes=2**53 - 1,
+        media_type="text/csv",
+        row_count=2**53 - 1,
+        source="größe",
+        licence="MIT",
+        uris=["s3://größe"],
+        labels=[types_pb2.Label(key="z", value="ä")],
     )
     for each in reversed(files):
         of_files.files.add(path=each.path, size_bytes=each.size_bytes, digest=each.digest)

@@ -25,7 +25,7 @@ from sqlalchemy import event, make_url
 from animus.domain.note import COSIGNATURE, dump_key
 from animus.server import run_server
 from animus.signing import cosign, generate_signing_key
-from animus.v1 import access_pb2, log_pb2, project_pb2, quality_pb2, run_pb2, runtime_pb2
+from animus.v1 import access_pb2, dataset_pb2, log_pb2, project_pb2, quality_pb2, run_pb2, runtime_pb2
 from service.conftest import Caller, Server, open_channel, settings_for
 from service.requests import (
     ONE,
@@ -224,6 +224,10 @@ class Calls:
             return dataset("p", f"data-{unique}")
         if method == "RegisterDatasetVersion":
             return version("p", f"sha256:{secrets.token_hex(32)}")
+        if method == "SetDatasetVersionUris":
+            return dataset_pb2.SetDatasetVersionUrisRequest(
+                project_id="p", request_id=unique, dataset_id="data", content_digest=ONE, uris=[unique]
+            )
         if method == "VerifyDatasetVersion":
             return verify(unique)
         if method == "RegisterEnvironmentLock":
@@ -297,6 +301,7 @@ MUTATING = (
     "CreateToken",
     "CreateDataset",
     "RegisterDatasetVersion",
+    "SetDatasetVersionUris",
     "VerifyDatasetVersion",
     "RegisterEnvironmentLock",
     "RegisterPipelineSpec",

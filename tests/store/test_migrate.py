@@ -140,7 +140,7 @@ async def test_the_revisions_of_this_release_are_applied_one_after_the_other(emp
     url = empty_database.owner_url
     assert await migrate(url, "0001") == ["0001"]
     assert await rows(empty_database, "SELECT to_regclass('animus.log_leaf')") == [None]
-    assert await migrate(url) == ["0002", "0003", "0004", "0005", "0006", "0008", "0009", "0010", "0011"]
+    assert await migrate(url) == ["0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
     assert await current(url) == head() == "0011"
 
 
@@ -176,6 +176,26 @@ async def test_a_database_with_entries_from_before_the_log_is_refused(empty_data
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
     assert await current(url) == "0001"
     assert await rows(empty_database, "SELECT count(*) FROM animus.audit_entry") == [1]
+
+
+async def test_a_database_with_older_dataset_versions_is_refused(empty_database: Database) -> None:
+    """Their documents have other fields: nothing is applied, and they stay."""
+    url = empty_database.owner_url
+    await migrate(url, "0006")
+    document = f'{{"contentDigest":"sha256:{"1" * 64}","datasetId":"d"}}'.encode().hex()
+    connection = await asyncpg.connect(empty_database.admin_url.replace("+asyncpg", ""))
+    try:
+        await connection.execute(  # without the rows that it refers to
+            "SET session_replication_role = replica;"
+            " INSERT INTO animus.dataset_version (project_id, entry_id, document)"
+            f" VALUES ('p', 'e', '\\x{document}')"
+        )
+    finally:
+        await connection.close()
+    with pytest.raises(MigrationRefused, match="dataset versions with a URI inside"):
+        await migrate(url)
+    assert await current(url) == "0006"
+    assert await rows(empty_database, "SELECT count(*) FROM animus.dataset_version") == [1]
 
 
 async def test_the_service_role_may_read_the_revision_and_not_change_it(database: Database) -> None:

@@ -223,8 +223,8 @@ class World:
         manifest = FileManifest((File("a", 1, ONE), File("b/c", 2, ONE)))
         content = document.digest(document.dump(manifest))
         self.versions = [
-            DatasetVersion("data", content, 3, "text/csv", "s3://d", (), manifest.files),
-            DatasetVersion("extra", "sha256:" + "e" * 64, 5, "text/csv", "", (), ()),
+            DatasetVersion("data", content, 3, "text/csv", 7, "lab", "MIT", (), (), manifest.files, ()),
+            DatasetVersion("extra", "sha256:" + "e" * 64, 5, "text/csv", -1, "", "", (), (), (), ()),
         ]
         pipeline_digest, environment_digest = (
             document.digest(document.dump(v)) for v in (self.pipeline, self.environment)

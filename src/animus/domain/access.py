@@ -90,6 +90,7 @@ METHODS: dict[str, frozenset[Role]] = {
     "animus.v1.DatasetService/RegisterDatasetVersion": _OPERATE,
     "animus.v1.DatasetService/GetDatasetVersion": _READ,
     "animus.v1.DatasetService/ListDatasetVersions": _BROWSE,
+    "animus.v1.DatasetService/SetDatasetVersionUris": _OPERATE,
     "animus.v1.DatasetService/VerifyDatasetVersion": _OPERATE | _REPORT,  # whoever reads the data may say what it found
     "animus.v1.DatasetService/ListDatasetVerifications": _BROWSE,
     "animus.v1.EnvironmentService/RegisterEnvironmentLock": _OPERATE,

@@ -12,6 +12,7 @@ from animus.domain.names import (
     check_count,
     check_digest,
     check_length,
+    check_licence,
     check_media_type,
     check_resource_id,
     check_time,
@@ -21,6 +22,9 @@ from animus.domain.names import (
 
 MAX_FILES = 10_000
 MAX_COLUMNS = 10_000
+MAX_URIS = 100
+MAX_DERIVED_FROM = 100
+UNKNOWN = -1  # how many rows there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,18 @@ def file_differences(expected: tuple[File, ...], found: tuple[File, ...]) -> tup
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetVersionId:
+    """What a dataset version is named by."""
+
+    dataset_id: str
+    content_digest: str
+
+    def __post_init__(self) -> None:
+        check_resource_id(self.dataset_id, "datasetId")
+        check_digest(self.content_digest, "contentDigest")
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetVersion:
     """One immutable state of a dataset, identified by (dataset_id, content_digest)."""
 
@@ -128,16 +144,24 @@ class DatasetVersion:
     content_digest: str
     size_bytes: int
     media_type: str
-    uri: str  # opaque, 0 to 2,000 characters
+    row_count: int  # UNKNOWN where that is not known, or the data is no table
+    source: str  # where it comes from, 0 to 2,000 characters
+    licence: str  # SPDX expression, or empty
+    labels: tuple[Label, ...]
     columns: tuple[Column, ...]  # in their order; none where the data is no table
     files: tuple[File, ...]  # a set; none for a single file
+    derived_from: tuple[DatasetVersionId, ...]  # a set, registered before
 
     def __post_init__(self) -> None:
         check_resource_id(self.dataset_id, "datasetId")
         check_digest(self.content_digest, "contentDigest")
         check_within(self.size_bytes, 0, MAX_INTEGER, "sizeBytes")
         check_media_type(self.media_type, "mediaType")
-        check_length(self.uri, 0, 2_000, "uri")
+        check_within(self.row_count, UNKNOWN, MAX_INTEGER, "rowCount")
+        check_length(self.source, 0, 2_000, "source")
+        check_licence(self.licence, "licence")
+        object.__setattr__(self, "labels", sorted_labels(self.labels))
+        self._check_derived_from()
         check_count(self.columns, 0, MAX_COLUMNS, "columns")
         sorted_set(self.columns, lambda c: c.name, "columns", "name")
         if not self.files:
@@ -149,6 +173,38 @@ class DatasetVersion:
         expected = document.digest(document.dump(manifest))
         if self.content_digest != expected:
             raise invalid("contentDigest", f"is not {expected}, the digest of the manifest of the files")
+
+    def _check_derived_from(self) -> None:
+        check_count(self.derived_from, 0, MAX_DERIVED_FROM, "derivedFrom")
+        for index, each in enumerate(self.derived_from):
+            if each == DatasetVersionId(self.dataset_id, self.content_digest):
+                raise invalid(f"derivedFrom[{index}]", "is this version itself")
+        found = sorted_set(self.derived_from, lambda v: f"{v.dataset_id}/{v.content_digest}", "derivedFrom", "")
+        object.__setattr__(self, "derived_from", found)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersionUris:
+    """Where copies of a version were said to be; that of the highest sequence governs.
+
+    No part of the version: the same content in another place is the same version.
+    """
+
+    SCHEMA: ClassVar[str] = "animus.dataset_version_uris/v1"
+
+    dataset_id: str
+    content_digest: str
+    sequence: int  # from 1, of the version
+    uris: tuple[str, ...]  # a set; opaque, each 1 to 2,000 characters
+
+    def __post_init__(self) -> None:
+        check_resource_id(self.dataset_id, "datasetId")
+        check_digest(self.content_digest, "contentDigest")
+        check_within(self.sequence, 1, MAX_INTEGER, "sequence")
+        check_count(self.uris, 0, MAX_URIS, "uris")
+        for index, uri in enumerate(self.uris):
+            check_length(uri, 1, 2_000, f"uris[{index}]")
+        object.__setattr__(self, "uris", sorted_set(self.uris, str, "uris", ""))
 
 
 @dataclass(frozen=True, slots=True)

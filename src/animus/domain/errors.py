@@ -53,8 +53,8 @@ def invalid(field: str, description: str) -> Invalid:
 class NotFound(DomainError):
     """NOT_FOUND: the caller's project has no such thing. Another project's thing answers just the same."""
 
-    def __init__(self, reason: str, message: str, *, kind: str, name: str) -> None:
-        super().__init__(reason, message, kind=kind, name=name)
+    def __init__(self, reason: str, message: str, *, kind: str, name: str, **details: str) -> None:
+        super().__init__(reason, message, kind=kind, name=name, **details)
         self.kind = kind
         self.name = name
 

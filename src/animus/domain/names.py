@@ -21,6 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 REPOSITORY = re.compile(r"[!-~]{1,500}")
 IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]{0,254}@sha256:[0-9a-f]{64}")
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+LICENCE = re.compile(r"(?:[A-Za-z0-9.+:()-][A-Za-z0-9.+:() -]{0,198})?[A-Za-z0-9.+()-]")
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 LABEL_KEY = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -65,6 +66,14 @@ def check_image(value: str, field: str) -> None:
 def check_media_type(value: str, field: str) -> None:
     """An IANA media type in lower case, without parameters (RFC 6838 §4.2)."""
     check_pattern(MEDIA_TYPE, value, field, "is no media type such as text/csv")
+
+
+def check_licence(value: str, field: str) -> None:
+    """An SPDX license expression by its characters (SPDX 2.3, Annex D), or empty; identifiers are not looked up."""
+    if value:
+        check_pattern(
+            LICENCE, value, field, "is no SPDX license expression of 1 to 200 characters such as CC-BY-4.0 OR MIT"
+        )
 
 
 def check_request_id(value: str, field: str) -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from animus.domain import document
-from animus.domain.dataset import MAX_FILES, Column, DatasetVersion, File, FileManifest
+from animus.domain.dataset import MAX_FILES, UNKNOWN, Column, DatasetVersion, DatasetVersionId, File, FileManifest
 from animus.domain.errors import Invalid, invalid
+from animus.domain.labels import Label
 from animus.sdk.files import Unreadable
 
 BLOCK_BYTES = 1 << 20
@@ -77,9 +78,14 @@ def dataset_version(
     dataset_id: str,
     folder: Path,
     media_type: str,
-    uri: str,
     columns: Sequence[Column],
     progress: Progress | None = None,
+    *,
+    row_count: int = UNKNOWN,
+    source: str = "",
+    licence: str = "",
+    labels: Sequence[Label] = (),
+    derived_from: Sequence[DatasetVersionId] = (),
 ) -> DatasetVersion:
     """The version that the content of a folder, or of a single file, is. Raises as `content` does."""
     found = content(folder, progress)
@@ -88,9 +94,13 @@ def dataset_version(
         content_digest=found.digest,
         size_bytes=found.size_bytes,
         media_type=media_type,
-        uri=uri,
+        row_count=row_count,
+        source=source,
+        licence=licence,
+        labels=tuple(labels),
         columns=tuple(columns),
         files=found.files,
+        derived_from=tuple(derived_from),
     )
 
 

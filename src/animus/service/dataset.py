@@ -1,18 +1,29 @@
 """DatasetService."""
 
-from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
-from animus.domain.document import differing_paths, seal, tree_of
-from animus.domain.errors import Conflict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from animus.domain.dataset import (
+    Dataset,
+    DatasetVerification,
+    DatasetVersion,
+    DatasetVersionId,
+    DatasetVersionUris,
+)
+from animus.domain.document import Sealed, differing_paths, seal, tree_of
+from animus.domain.errors import Conflict, NotFound
+from animus.domain.lineage import edges_of_version
 from animus.domain.names import (
     check_digest,
     check_resource_id,
     dataset_name,
     dataset_verification_name,
     dataset_version_name,
+    distinct,
 )
-from animus.service.calls import Caller, call_of, creation, decode_field, new_record, record_of, resource
+from animus.service.calls import Caller, at_path, call_of, creation, decode_field, new_record, record_of, resource
 from animus.service.pages import Pages
-from animus.store.records import Stored
+from animus.store.records import REASONS, Stored
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import dataset_pb2 as pb
 
@@ -60,8 +71,11 @@ class DatasetService:
         return await self.work.read(request.project_id, query)
 
     async def RegisterDatasetVersion(self, request: pb.RegisterDatasetVersionRequest, caller: Caller) -> Answer:
-        """Registers a version, or finds it registered."""
+        """Registers a version, or finds it registered; adds the URIs that are new."""
         version = decode_field(request, "dataset_version", "datasetVersion", DatasetVersion)
+        key = DatasetVersionId(version.dataset_id, version.content_digest)
+        with at_path("datasetVersion"):
+            given, written_first = _following(None, key, request.dataset_version.uris)
         name = dataset_version_name(request.project_id, version.dataset_id, version.content_digest)
 
         async def decide(view: View) -> Change:
@@ -69,31 +83,43 @@ class DatasetService:
                 DatasetVersion, dataset_id=version.dataset_id, content_digest=version.content_digest
             )
             if found is not None:
-                paths = [path for path, _, _ in differing_paths(tree_of(found.value), tree_of(version))]
-                if paths:
-                    raise Conflict(
-                        "DATASET_VERSION_DIFFERS",
-                        "this content is registered, and something else is said of it",
-                        name=name,
-                        paths=", ".join(paths[:20]),
-                    )
-                return Change("dataset_version.register", name, (), (), resource(found, name, pb.DatasetVersion()))
+                _check_same(found.value, version, name)
+                before = (await view.uris_of([key])).get(key)
+                with at_path("datasetVersion"):
+                    uris, written = _following(before, key, distinct([*(before.uris if before else ()), *given.uris]))
+                return _change("register", name, found, uris, written)
             await view.need(Dataset, dataset_name(view.project_id, version.dataset_id), dataset_id=version.dataset_id)
-            return creation(view, caller, "dataset_version.register", name, version, pb.DatasetVersion())
+            await _need_sources(view, request.dataset_version.derived_from)
+            sealed = seal(version)
+            edges = [seal(edge) for edge in edges_of_version(view.project_id, version)]
+            records = (sealed, *written_first, *edges)
+            return _change("register", name, new_record(view, caller, sealed), given, records)
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def SetDatasetVersionUris(self, request: pb.SetDatasetVersionUrisRequest, caller: Caller) -> Answer:
+        """Replaces the URIs of a version."""
+        _check_version(request)
+        key = DatasetVersionId(request.dataset_id, request.content_digest)
+        _following(None, key, request.uris)  # refused before anything is asked
+        name = dataset_version_name(request.project_id, request.dataset_id, request.content_digest)
+
+        async def decide(view: View) -> Change:
+            found = await _need_version(view, request)
+            uris, written = _following((await view.uris_of([key])).get(key), key, request.uris)
+            return _change("set_uris", name, found, uris, written)
 
         return await self.work.change(call_of(caller, request), decide)
 
     async def GetDatasetVersion(self, request: pb.GetDatasetVersionRequest, caller: Caller) -> pb.DatasetVersion:
-        """Returns a version."""
-        check_resource_id(request.dataset_id, "datasetId")
-        check_digest(request.content_digest, "contentDigest")
+        """Returns a version with its URIs of now."""
+        _check_version(request)
+        key = DatasetVersionId(request.dataset_id, request.content_digest)
         name = dataset_version_name(request.project_id, request.dataset_id, request.content_digest)
 
         async def query(view: View) -> pb.DatasetVersion:
-            found = await view.need(
-                DatasetVersion, name, dataset_id=request.dataset_id, content_digest=request.content_digest
-            )
-            return resource(found, name, pb.DatasetVersion())
+            found = await _need_version(view, request)
+            return _version_message(found, name, (await view.uris_of([key])).get(key), pb.DatasetVersion())
 
         return await self.work.read(request.project_id, query)
 
@@ -110,9 +136,11 @@ class DatasetService:
             page = await self.pages.read(
                 view, DatasetVersion, ("content_digest",), request, caller.method, dataset_id=dataset_id
             )
-            for stored in page.items:
+            keys = [DatasetVersionId(dataset_id, stored.value.content_digest) for stored in page.items]
+            uris = await view.uris_of(keys)
+            for stored, key in zip(page.items, keys, strict=True):
                 name = dataset_version_name(view.project_id, dataset_id, stored.value.content_digest)
-                message = resource(stored, name, reply.dataset_versions.add())
+                message = _version_message(stored, name, uris.get(key), reply.dataset_versions.add())
                 message.ClearField("columns")
                 message.ClearField("files")
             reply.next_page_token = page.next_token(lambda stored: (stored.value.content_digest,))
@@ -168,7 +196,12 @@ class DatasetService:
         return await self.work.read(request.project_id, query)
 
 
-OfVersion = pb.VerifyDatasetVersionRequest | pb.ListDatasetVerificationsRequest
+OfVersion = (
+    pb.GetDatasetVersionRequest
+    | pb.SetDatasetVersionUrisRequest
+    | pb.VerifyDatasetVersionRequest
+    | pb.ListDatasetVerificationsRequest
+)
 
 
 def _check_version(request: OfVersion) -> None:
@@ -176,10 +209,64 @@ def _check_version(request: OfVersion) -> None:
     check_digest(request.content_digest, "contentDigest")
 
 
-async def _need_version(view: View, request: OfVersion) -> None:
-    """Raises NotFound where the project has no such version."""
+async def _need_version(view: View, request: OfVersion) -> Stored[DatasetVersion]:
+    """The version that a request names. Raises NotFound where the project has none."""
     name = dataset_version_name(view.project_id, request.dataset_id, request.content_digest)
-    await view.need(DatasetVersion, name, dataset_id=request.dataset_id, content_digest=request.content_digest)
+    return await view.need(DatasetVersion, name, dataset_id=request.dataset_id, content_digest=request.content_digest)
+
+
+def _check_same(found: DatasetVersion, version: DatasetVersion, name: str) -> None:
+    """Raises Conflict where something else is said of the content than when it was registered."""
+    paths = [path for path, _, _ in differing_paths(tree_of(found), tree_of(version))]
+    if paths:
+        raise Conflict(
+            "DATASET_VERSION_DIFFERS",
+            "this content is registered, and something else is said of it",
+            name=name,
+            paths=", ".join(paths[:20]),
+        )
+
+
+async def _need_sources(view: View, sources: Sequence[pb.DatasetVersionId]) -> None:
+    """Raises NotFound for the first version that the project lacks, by its place in the request."""
+    keys = [DatasetVersionId(each.dataset_id, each.content_digest) for each in sources]
+    known = await view.versions_known(keys) if keys else frozenset()
+    for index, key in enumerate(keys):
+        if key not in known:
+            field = f"datasetVersion.derivedFrom[{index}]"
+            raise NotFound(
+                REASONS[DatasetVersion],
+                f"{field} names no version of the project; register it first",
+                kind="DatasetVersion",
+                name=dataset_version_name(view.project_id, key.dataset_id, key.content_digest),
+                field=field,
+            )
+
+
+def _following(
+    before: DatasetVersionUris | None, key: DatasetVersionId, uris: Iterable[str]
+) -> tuple[DatasetVersionUris, tuple[Sealed[Any], ...]]:
+    """The URIs of a version from now on, and the record of them where they are others than before."""
+    sequence = before.sequence + 1 if before else 1
+    found = DatasetVersionUris(key.dataset_id, key.content_digest, sequence, tuple(uris))
+    return found, () if found.uris == (before.uris if before else ()) else (seal(found),)
+
+
+def _change(
+    verb: str, name: str, found: Stored[DatasetVersion], uris: DatasetVersionUris, records: tuple[Sealed[Any], ...]
+) -> Change:
+    """What a change to a version or its URIs comes to."""
+    reply = _version_message(found, name, uris, pb.DatasetVersion())
+    return Change(f"dataset_version.{verb}", name, records, (), reply)
+
+
+def _version_message(
+    stored: Stored[DatasetVersion], name: str, uris: DatasetVersionUris | None, message: pb.DatasetVersion
+) -> pb.DatasetVersion:
+    resource(stored, name, message)
+    if uris:
+        message.uris.extend(uris.uris)
+    return message
 
 
 def _verification_message(

@@ -15,7 +15,7 @@ from animus.domain import document
 from animus.domain.access import Token
 from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.comparison import RunComparison
-from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
+from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion, DatasetVersionId, DatasetVersionUris
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import NotFound
 from animus.domain.evidence import Evidence
@@ -37,6 +37,7 @@ TABLES: dict[type, str] = {
     Token: "token",
     Dataset: "dataset",
     DatasetVersion: "dataset_version",
+    DatasetVersionUris: "dataset_version_uris",
     DatasetVerification: "dataset_verification",
     EnvironmentLock: "environment_lock",
     PipelineSpec: "pipeline_spec",
@@ -218,6 +219,17 @@ class Records:
             gates={document.digest(each): document.load(each, QualityGate) for each in row.gates},
             newest=dict(zip(keys, found, strict=True)),
         )
+
+    async def versions_known(self, versions: Sequence[DatasetVersionId]) -> frozenset[DatasetVersionId]:
+        """Those of the dataset versions that the project has; one statement."""
+        rows = await self._rows(_VERSIONS_KNOWN, _keys(versions))
+        return frozenset(DatasetVersionId(row.dataset_id, row.content_digest) for row in rows)
+
+    async def uris_of(self, versions: Sequence[DatasetVersionId]) -> dict[DatasetVersionId, DatasetVersionUris]:
+        """The newest URIs of those of the dataset versions for which any were set; one statement."""
+        rows = await self._rows(_URIS_OF, _keys(versions))
+        found = [document.load(row.document, DatasetVersionUris) for row in rows]
+        return {DatasetVersionId(each.dataset_id, each.content_digest): each for each in found}
 
     async def equal_runs(self, run_spec_digest: str) -> tuple[str, ...]:
         """Ids of the newest 10 runs with a RunSpec, the newest first."""
@@ -517,6 +529,25 @@ _GATE_FACTS = text(
     ) AS e
     """
 )
+
+_VERSIONS = "unnest(CAST(:datasets AS text[]), CAST(:contents AS text[])) AS w (dataset_id, content_digest)"
+_VERSIONS_KNOWN = text(
+    f"SELECT v.dataset_id, v.content_digest FROM animus.dataset_version v JOIN {_VERSIONS}"
+    " USING (dataset_id, content_digest) WHERE v.project_id = :project_id"
+)
+_URIS_OF = text(
+    f"SELECT u.document FROM {_VERSIONS} CROSS JOIN LATERAL (SELECT document FROM animus.dataset_version_uris"
+    " WHERE project_id = :project_id AND dataset_id = w.dataset_id AND content_digest = w.content_digest"
+    " ORDER BY sequence DESC LIMIT 1) AS u"
+)
+
+
+def _keys(versions: Sequence[DatasetVersionId]) -> dict[str, list[str]]:
+    return {
+        "datasets": [each.dataset_id for each in versions],
+        "contents": [each.content_digest for each in versions],
+    }
+
 
 _EQUAL_RUNS = text(
     "SELECT run_id FROM animus.run WHERE project_id = :project_id AND run_spec_digest = :digest"

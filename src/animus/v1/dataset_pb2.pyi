@@ -75,9 +75,14 @@ class DatasetVersion(_message.Message):
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
-    URI_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    DERIVED_FROM_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     """The dataset that this is a version of."""
     content_digest: _builtins.str
@@ -88,8 +93,12 @@ class DatasetVersion(_message.Message):
     """Bytes in all, 0 to 2^53-1. With `files`, the sum of their sizes."""
     media_type: _builtins.str
     """IANA media type, such as `text/csv`."""
-    uri: _builtins.str
-    """Where a copy is, 0 to 2,000 characters; opaque: never opened, joined or decoded here."""
+    row_count: _builtins.int
+    """Rows of the table, 0 to 2^53-1, or -1 where that is not known or the data is no table."""
+    source: _builtins.str
+    """Where the data comes from, in words or as a URI; 0 to 2,000 characters."""
+    licence: _builtins.str
+    """SPDX license expression, such as `CC-BY-4.0`, of 1 to 200 characters, or empty; its identifiers are not looked up."""
     @_builtins.property
     def record(self) -> _types_pb2.Record:
         """What the control plane recorded."""
@@ -102,6 +111,22 @@ class DatasetVersion(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]:
         """The files that make up the content, in any order, paths distinct; at most 10,000, or none for a single file."""
 
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where copies are, in any order, distinct; at most 100, each 1 to 2,000 characters. Opaque: never opened, joined or
+        decoded here. No part of the version's record: they may change, and an answer has those of now.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Label]:
+        """At most 64."""
+
+    @_builtins.property
+    def derived_from(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetVersionId]:
+        """The versions that this one was made from, in any order, distinct; at most 100, each registered in the project
+        before, and not this one.
+        """
+
     def __init__(
         self,
         *,
@@ -110,36 +135,82 @@ class DatasetVersion(_message.Message):
         content_digest: _builtins.str | None = ...,
         size_bytes: _builtins.int | None = ...,
         media_type: _builtins.str | None = ...,
-        uri: _builtins.str | None = ...,
         columns: _abc.Iterable[Global___Column] | None = ...,
         files: _abc.Iterable[Global___File] | None = ...,
+        uris: _abc.Iterable[_builtins.str] | None = ...,
+        row_count: _builtins.int | None = ...,
+        source: _builtins.str | None = ...,
+        licence: _builtins.str | None = ...,
+        labels: _abc.Iterable[_types_pb2.Label] | None = ...,
+        derived_from: _abc.Iterable[Global___DatasetVersionId] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest", "_dataset_id", b"_dataset_id", "_media_type", b"_media_type", "_size_bytes", b"_size_bytes", "_uri", b"_uri", "content_digest", b"content_digest", "dataset_id", b"dataset_id", "media_type", b"media_type", "record", b"record", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest", "_dataset_id", b"_dataset_id", "_licence", b"_licence", "_media_type", b"_media_type", "_row_count", b"_row_count", "_size_bytes", b"_size_bytes", "_source", b"_source", "content_digest", b"content_digest", "dataset_id", b"dataset_id", "licence", b"licence", "media_type", b"media_type", "record", b"record", "row_count", b"row_count", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest", "_dataset_id", b"_dataset_id", "_media_type", b"_media_type", "_size_bytes", b"_size_bytes", "_uri", b"_uri", "columns", b"columns", "content_digest", b"content_digest", "dataset_id", b"dataset_id", "files", b"files", "media_type", b"media_type", "record", b"record", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest", "_dataset_id", b"_dataset_id", "_licence", b"_licence", "_media_type", b"_media_type", "_row_count", b"_row_count", "_size_bytes", b"_size_bytes", "_source", b"_source", "columns", b"columns", "content_digest", b"content_digest", "dataset_id", b"dataset_id", "derived_from", b"derived_from", "files", b"files", "labels", b"labels", "licence", b"licence", "media_type", b"media_type", "record", b"record", "row_count", b"row_count", "size_bytes", b"size_bytes", "source", b"source", "uris", b"uris"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content_digest: _TypeAlias = _typing.Literal["content_digest"]  # noqa: Y015
     _WhichOneofArgType__content_digest: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest"]  # noqa: Y015
     _WhichOneofReturnType__dataset_id: _TypeAlias = _typing.Literal["dataset_id"]  # noqa: Y015
     _WhichOneofArgType__dataset_id: _TypeAlias = _typing.Literal["_dataset_id", b"_dataset_id"]  # noqa: Y015
+    _WhichOneofReturnType__licence: _TypeAlias = _typing.Literal["licence"]  # noqa: Y015
+    _WhichOneofArgType__licence: _TypeAlias = _typing.Literal["_licence", b"_licence"]  # noqa: Y015
     _WhichOneofReturnType__media_type: _TypeAlias = _typing.Literal["media_type"]  # noqa: Y015
     _WhichOneofArgType__media_type: _TypeAlias = _typing.Literal["_media_type", b"_media_type"]  # noqa: Y015
+    _WhichOneofReturnType__row_count: _TypeAlias = _typing.Literal["row_count"]  # noqa: Y015
+    _WhichOneofArgType__row_count: _TypeAlias = _typing.Literal["_row_count", b"_row_count"]  # noqa: Y015
     _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
     _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__uri: _TypeAlias = _typing.Literal["uri"]  # noqa: Y015
-    _WhichOneofArgType__uri: _TypeAlias = _typing.Literal["_uri", b"_uri"]  # noqa: Y015
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__content_digest) -> _WhichOneofReturnType__content_digest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dataset_id) -> _WhichOneofReturnType__dataset_id | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__licence) -> _WhichOneofReturnType__licence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__media_type) -> _WhichOneofReturnType__media_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row_count) -> _WhichOneofReturnType__row_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size_bytes) -> _WhichOneofReturnType__size_bytes | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__uri) -> _WhichOneofReturnType__uri | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
 
 Global___DatasetVersion: _TypeAlias = DatasetVersion  # noqa: Y015
+
+@_typing.final
+class DatasetVersionId(_message.Message):
+    """What a dataset version is named by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    """The dataset."""
+    content_digest: _builtins.str
+    """The version's content digest."""
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.str | None = ...,
+        content_digest: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest", "_dataset_id", b"_dataset_id", "content_digest", b"content_digest", "dataset_id", b"dataset_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest", "_dataset_id", b"_dataset_id", "content_digest", b"content_digest", "dataset_id", b"dataset_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__content_digest: _TypeAlias = _typing.Literal["content_digest"]  # noqa: Y015
+    _WhichOneofArgType__content_digest: _TypeAlias = _typing.Literal["_content_digest", b"_content_digest"]  # noqa: Y015
+    _WhichOneofReturnType__dataset_id: _TypeAlias = _typing.Literal["dataset_id"]  # noqa: Y015
+    _WhichOneofArgType__dataset_id: _TypeAlias = _typing.Literal["_dataset_id", b"_dataset_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content_digest) -> _WhichOneofReturnType__content_digest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dataset_id) -> _WhichOneofReturnType__dataset_id | None: ...
+
+Global___DatasetVersionId: _TypeAlias = DatasetVersionId  # noqa: Y015
 
 @_typing.final
 class Column(_message.Message):
@@ -239,7 +310,7 @@ class DatasetVerification(_message.Message):
     found_size_bytes: _builtins.int
     """Bytes of the copy in all, 0 to 2^53-1."""
     location: _builtins.str
-    """Where the copy is, 0 to 2,000 characters; opaque, as `DatasetVersion.uri` is."""
+    """Where the copy is, 0 to 2,000 characters; opaque, as `DatasetVersion.uris` are."""
     matched: _builtins.bool
     """Whether `found_digest` is `content_digest`."""
     @_builtins.property
@@ -536,6 +607,52 @@ class ListDatasetVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDatasetVersionsResponse: _TypeAlias = ListDatasetVersionsResponse  # noqa: Y015
+
+@_typing.final
+class SetDatasetVersionUrisRequest(_message.Message):
+    """Request of SetDatasetVersionUris."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    dataset_id: _builtins.str
+    """The dataset."""
+    content_digest: _builtins.str
+    """The version's content digest."""
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All URIs that the version is to have, in any order, distinct; at most 100, each 1 to 2,000 characters."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        dataset_id: _builtins.str = ...,
+        content_digest: _builtins.str = ...,
+        uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "dataset_id", b"dataset_id", "project_id", b"project_id", "request_id", b"request_id", "uris", b"uris", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDatasetVersionUrisRequest: _TypeAlias = SetDatasetVersionUrisRequest  # noqa: Y015
 
 @_typing.final
 class VerifyDatasetVersionRequest(_message.Message):

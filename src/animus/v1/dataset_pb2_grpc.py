@@ -65,6 +65,11 @@ class DatasetServiceStub(object):
                 request_serializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.SetDatasetVersionUris = channel.unary_unary(
+                '/animus.v1.DatasetService/SetDatasetVersionUris',
+                request_serializer=animus_dot_v1_dot_dataset__pb2.SetDatasetVersionUrisRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_dataset__pb2.DatasetVersion.FromString,
+                _registered_method=True)
         self.VerifyDatasetVersion = channel.unary_unary(
                 '/animus.v1.DatasetService/VerifyDatasetVersion',
                 request_serializer=animus_dot_v1_dot_dataset__pb2.VerifyDatasetVersionRequest.SerializeToString,
@@ -109,9 +114,12 @@ class DatasetServiceServicer(object):
     def RegisterDatasetVersion(self, request, context):
         """Registers a version of a dataset by its content digest.
 
-        The same version registered again returns the version that is there. Errors: `DATASET_UNKNOWN`;
-        `DATASET_VERSION_DIFFERS` when the content is registered with another size, media type, URI, columns or files;
-        `FIELD_INVALID`, also when `content_digest` or `size_bytes` contradicts `files`.
+        The same version registered again returns the version that is there; `uris` that it does not have yet are added to
+        those that it has, and no difference. Each member of `derived_from` becomes a lineage edge. Errors:
+        `DATASET_UNKNOWN`; `DATASET_VERSION_UNKNOWN` when the project lacks a version in `derived_from`;
+        `DATASET_VERSION_DIFFERS` when the content is registered with anything else but `uris` said of it; `FIELD_INVALID`,
+        also when `content_digest` or `size_bytes` contradicts `files`, the version is derived from itself, or it would
+        have more than 100 URIs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +138,15 @@ class DatasetServiceServicer(object):
         """Lists the versions of a dataset, ordered by content digest. `files` and `columns` are left out.
 
         Errors: `DATASET_UNKNOWN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDatasetVersionUris(self, request, context):
+        """Replaces the URIs of a version, and returns it. They are no part of what the version is.
+
+        Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +205,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasetVersions,
                     request_deserializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'SetDatasetVersionUris': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDatasetVersionUris,
+                    request_deserializer=animus_dot_v1_dot_dataset__pb2.SetDatasetVersionUrisRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_dataset__pb2.DatasetVersion.SerializeToString,
             ),
             'VerifyDatasetVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyDatasetVersion,
@@ -363,6 +385,33 @@ class DatasetService(object):
             '/animus.v1.DatasetService/ListDatasetVersions',
             animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsRequest.SerializeToString,
             animus_dot_v1_dot_dataset__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDatasetVersionUris(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.DatasetService/SetDatasetVersionUris',
+            animus_dot_v1_dot_dataset__pb2.SetDatasetVersionUrisRequest.SerializeToString,
+            animus_dot_v1_dot_dataset__pb2.DatasetVersion.FromString,
             options,
             channel_credentials,
             insecure,

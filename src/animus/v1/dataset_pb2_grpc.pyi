@@ -48,9 +48,12 @@ class DatasetServiceStub:
     RegisterDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.RegisterDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """Registers a version of a dataset by its content digest.
 
-    The same version registered again returns the version that is there. Errors: `DATASET_UNKNOWN`;
-    `DATASET_VERSION_DIFFERS` when the content is registered with another size, media type, URI, columns or files;
-    `FIELD_INVALID`, also when `content_digest` or `size_bytes` contradicts `files`.
+    The same version registered again returns the version that is there; `uris` that it does not have yet are added to
+    those that it has, and no difference. Each member of `derived_from` becomes a lineage edge. Errors:
+    `DATASET_UNKNOWN`; `DATASET_VERSION_UNKNOWN` when the project lacks a version in `derived_from`;
+    `DATASET_VERSION_DIFFERS` when the content is registered with anything else but `uris` said of it; `FIELD_INVALID`,
+    also when `content_digest` or `size_bytes` contradicts `files`, the version is derived from itself, or it would
+    have more than 100 URIs.
     """
     GetDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """Returns a dataset version.
@@ -61,6 +64,11 @@ class DatasetServiceStub:
     """Lists the versions of a dataset, ordered by content digest. `files` and `columns` are left out.
 
     Errors: `DATASET_UNKNOWN`.
+    """
+    SetDatasetVersionUris: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.SetDatasetVersionUrisRequest, _dataset_pb2.DatasetVersion]
+    """Replaces the URIs of a version, and returns it. They are no part of what the version is.
+
+    Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
     """
     VerifyDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.VerifyDatasetVersionRequest, _dataset_pb2.DatasetVerification]
     """Records that the caller computed the digest of a copy of a version, and whether it is the version's.
@@ -96,9 +104,12 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     RegisterDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.RegisterDatasetVersionRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
     """Registers a version of a dataset by its content digest.
 
-    The same version registered again returns the version that is there. Errors: `DATASET_UNKNOWN`;
-    `DATASET_VERSION_DIFFERS` when the content is registered with another size, media type, URI, columns or files;
-    `FIELD_INVALID`, also when `content_digest` or `size_bytes` contradicts `files`.
+    The same version registered again returns the version that is there; `uris` that it does not have yet are added to
+    those that it has, and no difference. Each member of `derived_from` becomes a lineage edge. Errors:
+    `DATASET_UNKNOWN`; `DATASET_VERSION_UNKNOWN` when the project lacks a version in `derived_from`;
+    `DATASET_VERSION_DIFFERS` when the content is registered with anything else but `uris` said of it; `FIELD_INVALID`,
+    also when `content_digest` or `size_bytes` contradicts `files`, the version is derived from itself, or it would
+    have more than 100 URIs.
     """
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
     """Returns a dataset version.
@@ -109,6 +120,11 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Lists the versions of a dataset, ordered by content digest. `files` and `columns` are left out.
 
     Errors: `DATASET_UNKNOWN`.
+    """
+    SetDatasetVersionUris: _aio.UnaryUnaryMultiCallable[_dataset_pb2.SetDatasetVersionUrisRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
+    """Replaces the URIs of a version, and returns it. They are no part of what the version is.
+
+    Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
     """
     VerifyDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.VerifyDatasetVersionRequest, _dataset_pb2.DatasetVerification]  # type: ignore[assignment]
     """Records that the caller computed the digest of a copy of a version, and whether it is the version's.
@@ -165,9 +181,12 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_dataset_pb2.DatasetVersion, _abc.Awaitable[_dataset_pb2.DatasetVersion]]:
         """Registers a version of a dataset by its content digest.
 
-        The same version registered again returns the version that is there. Errors: `DATASET_UNKNOWN`;
-        `DATASET_VERSION_DIFFERS` when the content is registered with another size, media type, URI, columns or files;
-        `FIELD_INVALID`, also when `content_digest` or `size_bytes` contradicts `files`.
+        The same version registered again returns the version that is there; `uris` that it does not have yet are added to
+        those that it has, and no difference. Each member of `derived_from` becomes a lineage edge. Errors:
+        `DATASET_UNKNOWN`; `DATASET_VERSION_UNKNOWN` when the project lacks a version in `derived_from`;
+        `DATASET_VERSION_DIFFERS` when the content is registered with anything else but `uris` said of it; `FIELD_INVALID`,
+        also when `content_digest` or `size_bytes` contradicts `files`, the version is derived from itself, or it would
+        have more than 100 URIs.
         """
 
     @_abc_1.abstractmethod
@@ -190,6 +209,17 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the versions of a dataset, ordered by content digest. `files` and `columns` are left out.
 
         Errors: `DATASET_UNKNOWN`.
+        """
+
+    @_abc_1.abstractmethod
+    def SetDatasetVersionUris(
+        self,
+        request: _dataset_pb2.SetDatasetVersionUrisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.DatasetVersion, _abc.Awaitable[_dataset_pb2.DatasetVersion]]:
+        """Replaces the URIs of a version, and returns it. They are no part of what the version is.
+
+        Errors: `DATASET_VERSION_UNKNOWN`; `FIELD_INVALID`.
         """
 
     @_abc_1.abstractmethod
