@@ -540,7 +540,8 @@ def check_entry(line: bytes, project: str, place: str) -> dict[str, Any]:
     entry: dict[str, Any] = only(parse(line, place), ENTRY, place)
     if entry["schema"] != "animus.audit_entry/v1" or not RANDOM_ID.fullmatch(entry["entryId"]):
         raise invalid(place, "is no audit entry")
-    if entry["projectId"] != project or (entry["outcome"] == "accepted") != bool(entry["records"]):
+    told = any(each["kind"] != "admission_refusal" for each in entry["records"])  # why a run was refused is no change
+    if entry["projectId"] != project or (entry["outcome"] == "accepted") != told:
         raise contradiction(place, "is an entry of another project, or has records that do not go with its outcome")
     return entry
 
@@ -722,7 +723,7 @@ class Run:
     def create(self, run: dict[str, Any], data: bytes, place: str) -> None:
         """The run itself: what it binds, its plan, and why it was admitted."""
         self.run, self.run_digest, start = run, digest_of(data), self.start
-        if self.entry["action"] not in ("run.create", "run.replay") or run["createTime"] != self.entry["time"]:
+        if not self.entry["action"].startswith(("run.create", "run.replay")) or run["createTime"] != self.entry["time"]:
             raise contradiction(place, "was created by another action, or at another time than it says")
         self.spec = spec = self.bound("run_spec", run["runSpecDigest"])
         pipeline = self.bound("pipeline_spec", spec["pipelineSpecDigest"])
@@ -739,12 +740,12 @@ class Run:
                   ("environment-lock-registered", self.lock_name, "environmentLockDigest")]
         checks += [("dataset-version-registered", name, f"datasets[{ref}]") for ref, name in self.versions.items()]
         passed = [{"name": c[0], "subject": c[1], "outcome": "admitted", "field": c[2]} for c in sorted(checks)]
-        if run["runId"] != self.run_id or run["admission"] != {"outcome": "admitted", "checks": passed}:
+        admission = {"outcome": "admitted", "checks": passed, "gates": [], "gateChecks": [], "overrideReason": ""}
+        if run["runId"] != self.run_id or run["admission"] != admission:
             raise contradiction(place, "is another run, or was admitted otherwise than its bindings are")
         used = [self.pipeline_name, self.lock_name, self.commit_name, *self.versions.values()]
         self.expected = {edge(self.name, "used", each): None for each in used}
-        before = f"{start}/runs/{run['replayOf']}"
-        if run["replayOf"]: self.expected[edge(self.name, "was_informed_by", before)] = None
+        if run["replayOf"]: self.expected[edge(self.name, "was_informed_by", f"{start}/runs/{run['replayOf']}")] = None
     def check_versions(self, place: str) -> None:
         """Each dataset version that is bound, by its dataset and content; a content of files is digested again."""
         wanted = {each["datasetRef"] for step in self.steps.values() for each in step["inputs"]["datasets"]}
@@ -857,8 +858,8 @@ class Run:
         """Admission, and the provenance of the outputs where there are some."""
         spec, digest = self.spec, self.run["runSpecDigest"]
         passed = [f"{check['name']} {check['subject']}" for check in self.run["admission"]["checks"]]
-        configuration = [resource("animus-admission", self.run_digest)]
-        predicate: Any = {"configuration": configuration, "failedTests": [], "passedTests": passed, "result": "PASSED"}
+        predicate: Any = {"configuration": [resource("animus-admission", self.run_digest)], "result": "PASSED",
+                          "passedTests": passed, "warnedTests": [], "failedTests": []}
         name, kind = "data/attestations/admission.dsse.json", "https://in-toto.io/attestation/test-result/v0.1"
         within(name, check_statement, self.bundle, name, kind, [resource(self.name, digest)], predicate, keys)
         if not self.outputs: return
@@ -955,7 +956,6 @@ def trusted_keys(text: str) -> list[Key]:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn: raise Failure("USAGE", "usage", message)
-
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of a call, and the files that they name."""
     parser = Parser(prog="animus_verify.py", description="Verifies an evidence bundle of Animus, offline.")

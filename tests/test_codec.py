@@ -40,7 +40,7 @@ from animus.domain.labels import Label
 from animus.domain.lineage import LineageEdge
 from animus.domain.pipeline import ErrorKind, PipelineSpec, RetryKind
 from animus.domain.project import Project
-from animus.domain.run import Artifact, Metric, Parameter, Run, RunSpec
+from animus.domain.run import AdmissionRefusal, Artifact, Metric, Parameter, Run, RunSpec
 from animus.domain.state import RunEvent, StepEvent, StepEventType
 from animus.v1 import (
     access_pb2,
@@ -51,7 +51,7 @@ from animus.v1 import (
 )
 
 # Kinds without a message that is read: what the server composes, or writes for itself.
-COMPOSED = {DatasetVerification, FileManifest, Run, RunComparison, RunEvent, RunSummary}
+COMPOSED = {AdmissionRefusal, DatasetVerification, FileManifest, Run, RunComparison, RunEvent, RunSummary}
 # Each other kind of document with its message, which has its name.
 MESSAGES: dict[type, type[Message]] = {
     kind: GetMessageClass(contract.MESSAGES[kind.__name__]) for kind in DOCUMENTS if kind not in COMPOSED

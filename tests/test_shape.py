@@ -492,6 +492,7 @@ VALUES_ONLY = {
     "FileDifference": "what a client finds of a copy",
     "FileManifest": "the files of a DatasetVersion, hashed by themselves",
     "FullTile": "a Tile, and what the level above makes of it",
+    "GateFacts": "what gates and their verdicts are when a run is asked for",
     "Group": "a line of a policy's text",
     "Key": "text of its own: a verifier key",
     "Logged": "an entry that was committed, on the way to its receipt",
@@ -499,6 +500,7 @@ VALUES_ONLY = {
     "OutputSummary": "a part of a bundle's summary; Artifact says it",
     "Policy": "a text that the user keeps",
     "PolicyLog": "a line of a policy's text",
+    "Precondition": "a violation in the details of an error",
     "Principal": "who calls, from the token",
     "Receipt": "the text of a signed note",
     "Refusal": "an ItemResult or an error says it",
@@ -682,7 +684,7 @@ def as_proto(message: Descriptor) -> descriptor_pb2.DescriptorProto:
 
 
 # Output only: the server fills them in from values, and no digest is computed of the message.
-REPLIES = {"Run", "AdmissionDecision", "AdmissionCheck"}
+REPLIES = {"Run", "AdmissionDecision", "AdmissionCheck", "AdmissionGateCheck", "AdmissionRefusal"}
 REPLIES |= {"DatasetVerification", "RunComparison", "StepComparison", "OutputComparison", "Difference"}
 
 

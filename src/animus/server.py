@@ -49,6 +49,7 @@ from animus.service.pages import Pages
 from animus.service.pipeline import PipelineService
 from animus.service.project import ProjectService
 from animus.service.quality import QualityService
+from animus.service.quality_gate import QualityGateService
 from animus.service.run import RunService
 from animus.service.run_state import RunStates
 from animus.service.runtime import RuntimeService
@@ -70,6 +71,7 @@ from animus.v1 import (
     log_pb2,
     pipeline_pb2,
     project_pb2,
+    quality_gate_pb2,
     quality_pb2,
     run_pb2,
     runtime_pb2,
@@ -169,6 +171,7 @@ def add_services(
             EvidenceService(work, served.identity, served.growth, served.publish_soon, served.keyring),
         ),
         (quality_pb2.DESCRIPTOR, QualityService(work, pages)),
+        (quality_gate_pb2.DESCRIPTOR, QualityGateService(work, pages)),
     ]
     names = []
     for file, servicer in servicers:

@@ -1,7 +1,10 @@
 """Runs with all that evidence of them is made of: one that is fixed, and any that could have happened."""
 
+from __future__ import annotations
+
 import dataclasses
 import random
+from collections.abc import Sequence
 
 from hypothesis.strategies import SearchStrategy
 
@@ -10,7 +13,14 @@ from animus.domain.dataset import Column, DatasetVersion, File, FileManifest
 from animus.domain.environment import EnvironmentLock, Image, Package
 from animus.domain.evidence import RunEvidence
 from animus.domain.labels import Label
-from animus.domain.lineage import LineageEdge, edge_of_artifact, edge_of_replay, edges_of_run, edges_of_start
+from animus.domain.lineage import (
+    LineageEdge,
+    edge_of_artifact,
+    edge_of_replay,
+    edges_of_gates,
+    edges_of_run,
+    edges_of_start,
+)
 from animus.domain.pipeline import (
     ArtifactInput,
     ArtifactOutput,
@@ -27,10 +37,24 @@ from animus.domain.pipeline import (
     StepOutputs,
 )
 from animus.domain.plan import make_plan
+from animus.domain.quality import (
+    EVALUATOR,
+    QualityCheck,
+    QualityCheckType,
+    QualityEvaluation,
+    QualityOutcome,
+    QualityResult,
+    QualityRule,
+    QualitySeverity,
+    QualityVerdict,
+)
+from animus.domain.quality_gate import QualityGate, QualityRequirement
 from animus.domain.run import (
+    NO_GATES,
     Artifact,
     Commit,
     DatasetBinding,
+    GateFacts,
     Parameter,
     ParameterType,
     Run,
@@ -58,14 +82,27 @@ STARTED, SUCCEEDED, FAILED, CANCELED = StepEventType
 class World:
     """A run on which events happen one after the other, as the server would take them."""
 
-    def __init__(self, run_id: str, pipeline: PipelineSpec, spec: RunSpec, create_time: str, *, planned: bool) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        pipeline: PipelineSpec,
+        spec: RunSpec,
+        create_time: str,
+        *,
+        planned: bool,
+        judged: Judged | None = None,
+        override_reason: str = "",
+    ) -> None:
         digest = document.digest(document.dump(spec))
+        self.judged = judged or Judged(NO_GATES)
         admission = admit(
             PROJECT,
             spec,
             pipeline_registered=True,
             environment_registered=True,
             versions_registered=frozenset((each.dataset_id, each.content_digest) for each in spec.datasets),
+            gates=self.judged.facts,
+            override_reason=override_reason,
         )
         self.run = Run(run_id, digest, create_time, (Label("team", "a"),), admission, "")
         self.pipeline, self.spec = pipeline, spec
@@ -74,7 +111,10 @@ class World:
         self.state = derive_state(self.plan, (), cancel_requested=False)
         self.events: list[RunEvent] = []
         self.artifacts: list[Artifact] = []
-        self.edges: list[LineageEdge] = [*edges_of_run(PROJECT, run_id, spec)]
+        self.edges: list[LineageEdge] = [
+            *edges_of_run(PROJECT, run_id, spec),
+            *edges_of_gates(PROJECT, run_id, admission),
+        ]
         if self.plan:
             self._append(RunEventType.PLANNED, plan_digest=self.plan_digest)
 
@@ -135,6 +175,8 @@ class World:
             pipeline=self.pipeline,
             environment=environment,
             versions=versions,
+            evaluations=self.judged.evaluations,
+            rules=self.judged.rules,
             plan=self.plan,
             plan_digest=self.plan_digest,
             events=tuple(self.events),
@@ -148,8 +190,80 @@ def digest_of(text: str) -> str:
     return document.digest(text.encode())
 
 
-def fixed_run() -> RunEvidence:
-    """Three steps, the second of them repeated after a failure that had written an output."""
+def digest_of_value(value: object) -> str:
+    """The digest of a document."""
+    return document.digest(document.dump(value))
+
+
+def evaluated(
+    binding: DatasetBinding, rule: QualityRule, evaluator: str, verdict: QualityVerdict, time: str
+) -> QualityEvaluation:
+    """A verdict on a bound version, with the one result that comes to it."""
+    severity = QualitySeverity.WARN if verdict is QualityVerdict.WARN else QualitySeverity.ERROR
+    outcome = {
+        QualityVerdict.PASS: QualityOutcome.PASS,
+        QualityVerdict.ERROR: QualityOutcome.ERROR,
+    }.get(verdict, QualityOutcome.FAIL)
+    return QualityEvaluation(
+        binding.dataset_id, binding.content_digest, digest_of_value(rule), rule.rule_id, digest_of("profile"),
+        evaluator, "1", verdict, (QualityResult("rows", severity, outcome, "7", "" if outcome == "pass" else "few"),),
+        time,
+    )  # fmt: skip
+
+
+def rule_of(rule_id: str) -> QualityRule:
+    """A rule about the number of rows."""
+    check = QualityCheck(
+        "rows", QualitySeverity.ERROR, QualityCheckType.ROW_COUNT, "", "1", "", (), "", "", "", (), ""
+    )  # fmt: skip
+    return QualityRule(rule_id, "", (), (check,))
+
+
+@dataclasses.dataclass
+class Judged:
+    """What gates find, with the evaluations that they look at and our rules of these."""
+
+    facts: GateFacts
+    evaluations: tuple[QualityEvaluation, ...] = ()
+    rules: tuple[QualityRule, ...] = ()
+
+
+def judged(gates: Sequence[QualityGate], found: Sequence[tuple[QualityEvaluation, QualityRule]]) -> Judged:
+    """The newest verdicts of these, for these gates."""
+    newest = {
+        (each.dataset_id, each.content_digest, each.rule_digest, each.evaluator): (digest_of_value(each), each.verdict)
+        for each, _ in found
+    }
+    rules = {digest_of_value(rule): rule for each, rule in found if each.evaluator == EVALUATOR}
+    return Judged(
+        GateFacts({digest_of_value(gate): gate for gate in gates}, newest),
+        tuple(each for each, _ in found),
+        tuple(rules.values()),
+    )
+
+
+def any_judged(rng: random.Random, spec: RunSpec) -> Judged:
+    """Gates that ask all of a run's bindings for anything, and some verdicts, each looked at."""
+    rules = [rule_of("a"), rule_of("b")]
+    asked = [(rule, rng.choice([EVALUATOR, "dbt"])) for rule in rules if rng.random() < 0.7]
+    requirements = tuple(QualityRequirement("", "", digest_of_value(rule), evaluator) for rule, evaluator in asked)
+    gates = [
+        QualityGate(pipeline, requirements, override_allowed=True, set_time=values.time(rng))
+        for pipeline in ("", "x") if rng.random() < 0.7
+    ]  # fmt: skip
+    pairs = {(each.dataset_id, each.content_digest): each for each in spec.datasets}
+    found = [
+        (evaluated(binding, rule, evaluator, rng.choice([*QualityVerdict][1:]), values.time(rng)), rule)
+        for binding in pairs.values() for rule, evaluator in asked if gates and rng.random() < 0.8
+    ]  # fmt: skip
+    return judged(gates, found)
+
+
+def fixed_run(*, gated: bool = False) -> RunEvidence:
+    """Three steps, the second of them repeated after a failure that had written an output.
+
+    Gated, it was let in by a warning, by another tool, and by an override.
+    """
     files = FileManifest((File("part-1.csv", 3, digest_of("1")), File("part-2.csv", 4, digest_of("2"))))
     version = DatasetVersion(
         "measurements", document.digest(document.dump(files)), 7, "text/csv", "s3://cells/measurements",
@@ -186,7 +300,27 @@ def fixed_run() -> RunEvidence:
     def at(second: int) -> str:
         return f"2026-01-02T03:04:{second:02}.000000Z"
 
-    world = World(RUN_ID, pipeline, spec, at(0), planned=True)
+    by_gates = Judged(NO_GATES)
+    if gated:
+        rules = [rule_of(name) for name in ("fresh", "late", "never", "whole")]
+        asked = [
+            QualityRequirement("", "measurements", digest_of_value(rule), evaluator)
+            for rule, evaluator in zip(rules, [EVALUATOR, EVALUATOR, EVALUATOR, "great-expectations"], strict=True)
+        ]
+        (binding,), time = spec.datasets, "2026-01-02T03:04:00.000000Z"
+        by_gates = judged(
+            [
+                QualityGate("train", tuple(asked), override_allowed=True, set_time=time),
+                QualityGate("", (), override_allowed=False, set_time=time),
+            ],
+            [
+                (evaluated(binding, rules[0], EVALUATOR, QualityVerdict.WARN, time), rules[0]),
+                (evaluated(binding, rules[1], EVALUATOR, QualityVerdict.FAIL, time), rules[1]),
+                (evaluated(binding, rules[3], "great-expectations", QualityVerdict.PASS, time), rules[3]),
+            ],
+        )
+    reason = "the rule of rows is to be mended" if gated else ""
+    world = World(RUN_ID, pipeline, spec, at(0), planned=True, judged=by_gates, override_reason=reason)
     world.happen("split", 1, STARTED, at(1))
     world.write("split", 1, "o0", digest_of("train"))
     world.write("split", 1, "o1", digest_of("test"))
@@ -219,7 +353,10 @@ def random_run(rng: random.Random) -> RunEvidence:
         document.digest(document.dump(environment)),
         values.some(rng, values.parameter, key=lambda each: each.name),
     )
-    world = World(values.random_id(rng), pipeline, spec, values.time(rng), planned=rng.random() < 0.9)
+    world = World(
+        values.random_id(rng), pipeline, spec, values.time(rng), planned=rng.random() < 0.9,
+        judged=any_judged(rng, spec), override_reason="it is known",
+    )  # fmt: skip
     for _ in range(rng.randint(0, 40)):
         if world.state.run.final:
             break

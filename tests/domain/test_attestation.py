@@ -134,12 +134,34 @@ def test_a_refused_admission_has_failed() -> None:
     """The check that kept the run out is named, and the others have passed."""
     first, *others = RUN.run.admission.checks
     failed = dataclasses.replace(first, outcome=AdmissionOutcome.REFUSED)
-    decision = AdmissionDecision(AdmissionOutcome.REFUSED, (failed, *others))
+    decision = AdmissionDecision(AdmissionOutcome.REFUSED, (failed, *others), (), (), "")
     run = dataclasses.replace(RUN, run=dataclasses.replace(RUN.run, admission=decision))
     result = predicate(admission_statement(run), test_result_pb2.TestResult())
     assert result.result == "FAILED"
     assert list(result.failed_tests) == [f"{first.name} {first.subject}"]
     assert list(result.passed_tests) == [f"{each.name} {each.subject}" for each in others]
+
+
+def test_a_run_that_a_gate_warned_of_or_that_was_overridden_has_warned() -> None:
+    """Checks of gates stand after the others: PASS, WARN, and what was overridden, in the list of each."""
+    run = fixed_run(gated=True)
+    result = predicate(admission_statement(run), test_result_pb2.TestResult())
+    assert result.result == "WARNED"
+    (binding,) = run.spec.datasets
+    version = f"projects/cells/datasets/measurements/versions/{binding.content_digest}"
+    by_verdict = {
+        verdict: [
+            f"quality-gate {version} {each.rule_digest} {each.evaluator}"
+            for each in run.run.admission.gate_checks
+            if each.verdict.value == verdict
+        ]
+        for verdict in ("pass", "warn", "fail", "")
+    }
+    assert [len(each) for each in by_verdict.values()] == [1, 1, 1, 1]
+    assert list(result.passed_tests)[3:] == by_verdict["pass"]
+    assert list(result.warned_tests) == by_verdict["warn"]
+    assert sorted(result.failed_tests) == sorted(by_verdict["fail"] + by_verdict[""])
+    check_resource(result.configuration[0])
 
 
 @LAW

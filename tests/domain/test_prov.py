@@ -22,8 +22,8 @@ from prov.model import (
 
 from animus.domain import prov
 from animus.domain.evidence import RunEvidence
-from animus.domain.lineage import LineageRelation
-from domain.runs import RUNS, fixed_run
+from animus.domain.lineage import LineageEdge, LineageRelation, edges_of_evaluation
+from domain.runs import RUNS, digest_of_value, fixed_run
 from domain.values import LAW
 
 RUN = fixed_run()
@@ -62,6 +62,15 @@ def edges(found: ProvDocument) -> set[tuple[str, LineageRelation, str]]:
     return {(node(first), relation, node(second)) for relation, (first, second) in ends}
 
 
+def of_evaluations(run: RunEvidence) -> list[LineageEdge]:
+    """What the evaluations used that the gates of a run looked at."""
+    return [
+        edge
+        for evaluation in run.evaluations
+        for edge in edges_of_evaluation(run.project_id, digest_of_value(evaluation), evaluation)
+    ]
+
+
 @LAW
 @given(RUNS)
 def test_the_library_reads_all_of_it(run: RunEvidence) -> None:
@@ -75,7 +84,7 @@ def test_the_library_reads_all_of_it(run: RunEvidence) -> None:
     assert set(again.get_records()) == set(found.get_records())
     assert again == found
     assert len(list(found.get_records())) == sum(len(each) for kind, each in tree.items() if kind != "prefix")
-    assert edges(found) == {(each.subject, each.relation, each.object) for each in run.edges}
+    assert edges(found) == {(each.subject, each.relation, each.object) for each in (*run.edges, *of_evaluations(run))}
     declared = {node(each.identifier) for kind in (ProvEntity, ProvActivity) for each in found.get_records(kind)}
     assert declared >= {end for each in run.edges for end in (each.subject, each.object)}
     assert not {each.identifier for each in found.get_records(ProvEntity)} & {
@@ -112,6 +121,32 @@ def test_the_fixed_run_has_its_nodes() -> None:
         "2026-01-02 03:04:00+00:00",
         "2026-01-02 03:04:12+00:00",
     ]
+
+
+def test_evaluations_are_activities_and_our_rules_entities() -> None:
+    """Each verdict with who found it and when; a run that they informed; a rule of another tool is none of ours."""
+    run = fixed_run(gated=True)
+    found = read(prov.document(run))
+    activities = {
+        node(each.identifier): {str(key): str(value) for key, value in each.attributes}
+        for each in found.get_records(ProvActivity)
+        if "animus:QualityEvaluation" in map(str, each.get_asserted_types())
+    }
+    assert sorted((each["animus:evaluator"], each["animus:verdict"]) for each in activities.values()) == [
+        ("animus", "fail"),
+        ("animus", "warn"),
+        ("great-expectations", "pass"),
+    ]
+    informed = {far for near, relation, far in edges(found) if relation is LineageRelation.WAS_INFORMED_BY}
+    assert informed == activities.keys()
+    rules = {
+        str(value)
+        for each in found.get_records(ProvEntity)
+        if "animus:QualityRule" in map(str, each.get_asserted_types())
+        for key, value in each.attributes
+        if str(key) == "animus:name"
+    }
+    assert rules == {"fresh", "late"}
 
 
 def test_one_content_under_several_names_is_one_entity() -> None:

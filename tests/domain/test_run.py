@@ -20,6 +20,7 @@ from animus.domain.pipeline import PipelineSpec
 from animus.domain.run import (
     MAX_BINDINGS,
     MAX_PARAMETERS,
+    NO_GATES,
     AdmissionOutcome,
     Artifact,
     DatasetBinding,
@@ -235,7 +236,15 @@ def test_admission_asks_for_everything_that_is_bound(spec: RunSpec, pipeline: bo
     """A run is let in exactly when its pipeline, its environment and each version are the project's."""
     every = sorted({(each.dataset_id, each.content_digest) for each in spec.datasets})
     known = frozenset(data.draw(st.sets(st.sampled_from(every)))) if every else frozenset()
-    decision = admit("p", spec, pipeline_registered=pipeline, environment_registered=lock, versions_registered=known)
+    decision = admit(
+        "p",
+        spec,
+        pipeline_registered=pipeline,
+        environment_registered=lock,
+        versions_registered=known,
+        gates=NO_GATES,
+        override_reason="",
+    )
     expected = pipeline and lock and known == set(every)
     assert (decision.outcome is AdmissionOutcome.ADMITTED) == expected == (decision.refused() == ())
     assert len(decision.checks) == 2 + len(spec.datasets)
@@ -259,6 +268,8 @@ def test_a_version_of_another_dataset_is_another_version() -> None:
         pipeline_registered=True,
         environment_registered=True,
         versions_registered=frozenset({("other", ONE)}),
+        gates=NO_GATES,
+        override_reason="",
     )
     (refused,) = decision.refused()
     assert refused.subject == f"projects/p/datasets/d/versions/{ONE}"

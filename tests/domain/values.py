@@ -57,10 +57,16 @@ from animus.domain.pipeline import (
 )
 from animus.domain.plan import ExecutionPlan, make_plan
 from animus.domain.project import Project
+from animus.domain.quality import QualityVerdict
+from animus.domain.quality_gate import QualityGate, QualityRequirement
 from animus.domain.run import (
+    AdmissionDecision,
+    AdmissionOutcome,
+    AdmissionRefusal,
     Artifact,
     Commit,
     DatasetBinding,
+    GateFacts,
     Metric,
     Parameter,
     ParameterType,
@@ -288,15 +294,53 @@ def run_spec(rng: Rng) -> RunSpec:
     )
 
 
-def run(rng: Rng) -> Run:
-    """A run with a decision either way."""
-    decision = admit(
+def quality_gate(rng: Rng) -> QualityGate:
+    """A gate that asks for little."""
+    requirements = some(
+        rng,
+        lambda rng: QualityRequirement(
+            rng.choice(["", name(rng)]), rng.choice(["", name(rng)]), rng.choice([ONE, digest(rng)]), name(rng)
+        ),
+        key=lambda each: each.key,
+    )
+    return QualityGate(rng.choice(["", name(rng)]), requirements, rng.random() < 0.5, time(rng))
+
+
+def gate_facts(rng: Rng, spec: RunSpec) -> GateFacts:
+    """Gates, and verdicts on some of what they ask for."""
+    gates = {digest(rng): quality_gate(rng) for _ in range(rng.randint(0, 2))}
+    newest = {
+        (binding.dataset_id, binding.content_digest, each.rule_digest, each.evaluator): (
+            digest(rng), rng.choice([*QualityVerdict][1:])
+        )
+        for gate in gates.values() for each in gate.requirements for binding in spec.datasets if rng.random() < 0.7
+    }  # fmt: skip
+    return GateFacts(gates, newest)
+
+
+def admission(rng: Rng) -> AdmissionDecision:
+    """A decision either way."""
+    spec = run_spec(rng)
+    return admit(
         "p",
-        run_spec(rng),
+        spec,
         pipeline_registered=rng.random() < 0.5,
         environment_registered=rng.random() < 0.5,
-        versions_registered=frozenset(),
+        versions_registered=frozenset((each.dataset_id, each.content_digest) for each in spec.datasets),
+        gates=gate_facts(rng, spec),
+        override_reason=rng.choice(["", "why"]),
     )
+
+
+def admission_refusal(rng: Rng) -> AdmissionRefusal:
+    """A decision against a run."""
+    refused = next(each for each in iter(lambda: admission(rng), None) if each.outcome is AdmissionOutcome.REFUSED)
+    return AdmissionRefusal(digest(rng), digest(rng), rng.choice(["", random_id(rng)]), refused, time(rng))
+
+
+def run(rng: Rng) -> Run:
+    """A run with a decision either way."""
+    decision = admission(rng)
     replay_of = random_id(rng) if rng.random() < 0.5 else ""
     return Run(random_id(rng), digest(rng), time(rng), labels(rng), decision, replay_of)
 
@@ -473,6 +517,8 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     PipelineSpec: pipeline,
     Project: lambda r: Project(name(r), text(r, 100), text(r, 2_000), labels(r)),
     RecordManifest: lambda r: RecordManifest(some(r, audit_record)),
+    AdmissionRefusal: admission_refusal,
+    QualityGate: quality_gate,
     Run: run,
     RunComparison: run_comparison,
     RunEvent: run_event,
@@ -548,7 +594,27 @@ _RUN_SPEC = RunSpec(
     (Parameter("seed", ParameterType.INT, "7"), Parameter("lr", ParameterType.DECIMAL, "0.1")),
 )
 
+_GATE = QualityGate(
+    "demo",
+    (QualityRequirement("data", "", ONE, "animus"), QualityRequirement("", "cells", TWO, "animus")),
+    override_allowed=True,
+    set_time=TIME,
+)
+
+
+def _decided(override_reason: str) -> AdmissionDecision:
+    """What a gate makes of the RunSpec of the samples."""
+    pairs = frozenset((each.dataset_id, each.content_digest) for each in _RUN_SPEC.datasets)
+    newest = {(*pair, ONE, "animus"): (TWO, QualityVerdict.FAIL) for pair in pairs}
+    return admit(
+        "p", _RUN_SPEC, pipeline_registered=True, environment_registered=True, versions_registered=pairs,
+        gates=GateFacts({ONE: _GATE, TWO: dataclasses.replace(_GATE, pipeline="")}, newest),
+        override_reason=override_reason,
+    )  # fmt: skip
+
+
 SAMPLES: dict[type, Any] = {
+    AdmissionRefusal: AdmissionRefusal(ONE, TWO, "f" * 32, _decided(""), TIME),
     Artifact: Artifact(RUN_ID, "fit", 1, "model", ONE, 7, "file:///model"),
     AuditEntry: AuditEntry(
         "p", "e", "who", "run.create", "projects/p", "CreateRun", "r", ONE, TIME, AuditOutcome.ACCEPTED, "",
@@ -581,10 +647,11 @@ SAMPLES: dict[type, Any] = {
     Metric: Metric(RUN_ID, "fit", 1, "loss", 0, "0.5", TIME),
     PipelineSpec: _PIPELINE,
     Project: Project("p", "P", "", (Label("b", ""), Label("a", ""))),
+    QualityGate: _GATE,
     RecordManifest: RecordManifest((AuditRecord("run", ONE), AuditRecord("lineage_edge", TWO))),
     Run: Run(
         RUN_ID, ONE, TIME, (Label("b", ""), Label("a", "")),
-        admit("p", _RUN_SPEC, pipeline_registered=True, environment_registered=True, versions_registered=frozenset()),
+        _decided("it is known to be late"),
         "f" * 32,
     ),
     RunComparison: RunComparison(
@@ -623,6 +690,8 @@ SAMPLES: dict[type, Any] = {
 # Which tuples are sets and which are sequences: written down here a second time, to be compared with what values do.
 
 SETS = {
+    ("AdmissionDecision", "gate_checks"),
+    ("AdmissionDecision", "gates"),
     ("Dataset", "labels"),
     ("DatasetVersion", "files"),
     ("EnvironmentLock", "accelerators"),
@@ -637,6 +706,7 @@ SETS = {
     ("Policy", "logs"),
     ("Policy", "witnesses"),
     ("Project", "labels"),
+    ("QualityGate", "requirements"),
     ("RetryPolicy", "retry_on"),
     ("Run", "labels"),
     ("RunEvidence", "artifacts"),

@@ -18,12 +18,15 @@ KEYS = [SigningKey("animus.example/lab", bytes([number]) * 32) for number in (1,
 
 def expected() -> dict[str, bytes]:
     """The files by name."""
-    run = fixed_run()
+    run, gated = fixed_run(), fixed_run(gated=True)
     provenance = attestation.provenance_statement(run)
     assert provenance is not None
     signed = attestation.pae(attestation.PAYLOAD_TYPE, provenance)
     return {
         "admission.json": attestation.admission_statement(run),
+        "gated-admission.json": attestation.admission_statement(gated),
+        "gated-prov.json": prov.document(gated),
+        "gated-run.json": document.dump(gated.run),
         "openlineage.ndjson": b"".join(event + b"\n" for event in openlineage.events(run)),
         "prov.json": prov.document(run),
         "provenance.dsse.json": attestation.envelope(provenance, [(key.public_key, key.sign(signed)) for key in KEYS]),

@@ -7,7 +7,16 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, quality_pb2, run_pb2, runtime_pb2, types_pb2
+from animus.v1 import (
+    dataset_pb2,
+    environment_pb2,
+    pipeline_pb2,
+    quality_gate_pb2,
+    quality_pb2,
+    run_pb2,
+    runtime_pb2,
+    types_pb2,
+)
 from service.conftest import Caller, Server
 
 ONE = "sha256:" + "1" * 64
@@ -285,3 +294,30 @@ async def registered_version(caller: Caller, project_id: str = "p") -> None:
     """A dataset with a version."""
     await caller("CreateDataset", dataset(project_id))
     await caller("RegisterDatasetVersion", version(project_id))
+
+
+def set_gate(
+    project_id: str, *asked: tuple[str, str, str, str], pipeline: str = "", allowed: bool = True, request_id: str = ""
+) -> quality_gate_pb2.SetQualityGateRequest:
+    """Sets a gate of dataset_ref, dataset, rule and evaluator."""
+    return quality_gate_pb2.SetQualityGateRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        quality_gate=quality_gate_pb2.QualityGate(
+            pipeline=pipeline,
+            requirements=[
+                quality_gate_pb2.QualityRequirement(dataset_ref=ref, dataset_id=data, rule_digest=digest, evaluator=by)
+                for ref, data, digest, by in asked
+            ],
+            override_allowed=allowed,
+        ),
+    )
+
+
+def overriding(
+    spec: run_pb2.RunSpec, project_id: str, reason: str, request_id: str = ""
+) -> run_pb2.CreateRunOverridingGatesRequest:
+    """Creates a run past the gates."""
+    return run_pb2.CreateRunOverridingGatesRequest(
+        project_id=project_id, request_id=request_id or secrets.token_hex(8), run_spec=spec, reason=reason
+    )

@@ -27,14 +27,17 @@ from animus.signing import cosign, generate_signing_key
 from animus.v1 import access_pb2, log_pb2, project_pb2, run_pb2, runtime_pb2
 from service.conftest import Caller, Server, open_channel, settings_for
 from service.requests import (
+    ONE,
     artifact,
     create_run,
     dataset,
     environment,
+    overriding,
     plan_run,
     prepare,
     register_pipeline,
     report,
+    set_gate,
     two_steps,
     verify,
     version,
@@ -227,6 +230,10 @@ class Calls:
             return pipeline
         if method == "CreateRun":
             return create_run(self._spec, unique)
+        if method == "SetQualityGate":
+            return set_gate("p", ("", "", ONE, "dbt"), request_id=unique)
+        if method == "CreateRunOverridingGates":
+            return overriding(self._spec, "p", "why", unique)
         if method == "AddCosignatures":
             return await self._cosignatures(unique)
         run_id = (await self._server.admin("CreateRun", create_run(self._spec, secrets.token_hex(8)))).run_id
@@ -281,6 +288,8 @@ MUTATING = (
     "RegisterArtifacts",
     "RecordMetrics",
     "AddCosignatures",
+    "SetQualityGate",  # from here on, the project has one
+    "CreateRunOverridingGates",
 )
 
 

@@ -72,7 +72,7 @@ def check_token_scope(project_id: str, token: Token) -> None:
 
 PUBLIC: frozenset[Role] = frozenset()  # no token is asked for
 
-_CHANGE_ACCESS = frozenset({Role.ADMIN, Role.INSTANCE_ADMIN})
+_ADMINISTER = frozenset({Role.ADMIN, Role.INSTANCE_ADMIN})
 _OPERATE = frozenset({Role.ADMIN, Role.OPERATOR, Role.INSTANCE_ADMIN})
 _REPORT = frozenset({Role.ADMIN, Role.RUNTIME, Role.INSTANCE_ADMIN})
 _READ = frozenset(Role)
@@ -83,7 +83,7 @@ METHODS: dict[str, frozenset[Role]] = {
     "animus.v1.ProjectService/CreateProject": frozenset({Role.INSTANCE_ADMIN}),
     "animus.v1.ProjectService/GetProject": _READ,
     "animus.v1.ProjectService/ListProjects": _READ,
-    "animus.v1.AccessService/CreateToken": _CHANGE_ACCESS,
+    "animus.v1.AccessService/CreateToken": _ADMINISTER,
     "animus.v1.DatasetService/CreateDataset": _OPERATE,
     "animus.v1.DatasetService/GetDataset": _READ,
     "animus.v1.DatasetService/ListDatasets": _BROWSE,
@@ -100,6 +100,8 @@ METHODS: dict[str, frozenset[Role]] = {
     "animus.v1.PipelineService/GetPipelineSpec": _READ,
     "animus.v1.PipelineService/ListPipelineSpecs": _BROWSE,
     "animus.v1.RunService/CreateRun": _OPERATE,
+    "animus.v1.RunService/CreateRunOverridingGates": _ADMINISTER,
+    "animus.v1.RunService/ListAdmissionRefusals": _BROWSE,
     "animus.v1.RunService/ReplayRun": _OPERATE,
     "animus.v1.RunService/CompareRuns": _OPERATE,
     "animus.v1.RunService/GetRun": _READ,
@@ -142,6 +144,9 @@ METHODS: dict[str, frozenset[Role]] = {
     "animus.v1.QualityService/RecordForeignEvaluation": _OPERATE | _REPORT,
     "animus.v1.QualityService/GetQualityEvaluation": _READ,
     "animus.v1.QualityService/ListQualityEvaluations": _BROWSE,
+    "animus.v1.QualityGateService/SetQualityGate": _ADMINISTER,
+    "animus.v1.QualityGateService/GetQualityGate": _READ,
+    "animus.v1.QualityGateService/ListQualityGates": _BROWSE,
     "grpc.health.v1.Health/Check": PUBLIC,
     "grpc.health.v1.Health/List": PUBLIC,
     "grpc.health.v1.Health/Watch": PUBLIC,

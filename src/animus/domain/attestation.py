@@ -19,6 +19,7 @@ from animus.domain.names import (
     pipeline_spec_name,
 )
 from animus.domain.note import encode_base64
+from animus.domain.quality import QualityVerdict
 from animus.domain.run import AdmissionOutcome
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -34,16 +35,27 @@ Tree = dict[str, object]
 
 
 def admission_statement(run: RunEvidence) -> bytes:
-    """That the run's RunSpec was let in or refused, check by check, as a test result."""
+    """That the run's RunSpec was let in or refused, check by check, those of gates last, as a test result.
+
+    A run that was let in has WARNED where a gate let it in by WARN, and where one that refuses was overridden.
+    """
     admission = run.run.admission
-    tests: dict[AdmissionOutcome, list[str]] = {outcome: [] for outcome in AdmissionOutcome}
+    passed, warned, failed = list[str](), list[str](), list[str]()
     for check in admission.checks:
-        tests[check.outcome].append(f"{check.name} {check.subject}")
+        (passed if check.outcome is AdmissionOutcome.ADMITTED else failed).append(f"{check.name} {check.subject}")
+    for gate_check in admission.gate_checks:
+        version = dataset_version_name(run.project_id, gate_check.dataset_id, gate_check.content_digest)
+        found = warned if gate_check.verdict is QualityVerdict.WARN else passed
+        if gate_check.outcome is AdmissionOutcome.REFUSED:
+            found = failed
+        found.append(f"quality-gate {version} {gate_check.rule_digest} {gate_check.evaluator}")
+    result = "WARNED" if warned or failed else "PASSED"
     predicate: Tree = {
-        "result": "PASSED" if admission.outcome is AdmissionOutcome.ADMITTED else "FAILED",
+        "result": result if admission.outcome is AdmissionOutcome.ADMITTED else "FAILED",
         "configuration": [_resource("animus-admission", run.run_digest)],
-        "passedTests": tests[AdmissionOutcome.ADMITTED],
-        "failedTests": tests[AdmissionOutcome.REFUSED],
+        "passedTests": passed,
+        "warnedTests": warned,
+        "failedTests": failed,
     }
     return _statement([_resource(run.name, run.run.run_spec_digest)], TEST_RESULT, predicate)
 

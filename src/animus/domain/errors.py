@@ -4,12 +4,13 @@ The kind decides the status code, the reason is what a client branches on, the m
 value in the message is in `details` too. Anything else that is raised is a defect.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from animus.domain.audit import Logged
+    from animus.domain.document import Sealed
 
 
 class DomainError(Exception):
@@ -62,12 +63,34 @@ class Conflict(DomainError):
     """ALREADY_EXISTS: the id is taken by something else."""
 
 
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What does not hold: of what, by its full name, and what would be right."""
+
+    subject: str
+    description: str
+
+
 class Refused(DomainError):
     """FAILED_PRECONDITION: well-formed, and not possible in the state of things."""
 
-    def __init__(self, reason: str, message: str, *, subject: str, **details: str) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        subject: str,
+        preconditions: Sequence[Precondition] = (),
+        records: Sequence["Sealed[Any]"] = (),
+        **details: str,
+    ) -> None:
+        """Without preconditions of its own, the message is the one that the subject does not meet.
+
+        The records are kept with the audit entry of the refusal.
+        """
         super().__init__(reason, message, **details)
-        self.subject = subject
+        self.preconditions = tuple(preconditions) or (Precondition(subject, message),)
+        self.records = tuple(records)
 
 
 class Denied(DomainError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from animus.domain.dataset import DatasetVersion
+from animus.domain.document import digest, dump
 from animus.domain.environment import EnvironmentLock
 from animus.domain.errors import invalid
 from animus.domain.lineage import LineageEdge
@@ -21,6 +22,7 @@ from animus.domain.names import (
 )
 from animus.domain.pipeline import ErrorKind, PipelineSpec
 from animus.domain.plan import ExecutionPlan
+from animus.domain.quality import EVALUATOR, QualityEvaluation, QualityRule
 from animus.domain.run import Artifact, Run, RunSpec, check_attempt, check_random_id
 from animus.domain.state import (
     Attempt,
@@ -171,6 +173,8 @@ class RunEvidence:
     pipeline: PipelineSpec
     environment: EnvironmentLock
     versions: tuple[DatasetVersion, ...]  # those that the RunSpec binds, each once, in its order
+    evaluations: tuple[QualityEvaluation, ...]  # those that gates looked at, each once, by digest
+    rules: tuple[QualityRule, ...]  # by which we made them, each once, by digest
     plan: ExecutionPlan | None
     plan_digest: str  # empty without a plan
     events: tuple[RunEvent, ...]  # by sequence
@@ -191,6 +195,15 @@ class RunEvidence:
         if len(versions) != len(self.versions) or versions.keys() != set(bound):
             raise invalid("versions", "are not those that the RunSpec binds, each once")
         object.__setattr__(self, "versions", tuple(versions[key] for key in bound))
+        evaluations = by_digest(self.evaluations)
+        if tuple(evaluations) != self.run.admission.evaluations() or len(evaluations) != len(self.evaluations):
+            raise invalid("evaluations", "are not those that the admission cites, each once")
+        object.__setattr__(self, "evaluations", tuple(evaluations.values()))
+        rules = by_digest(self.rules)
+        ours = {each.rule_digest for each in self.evaluations if each.evaluator == EVALUATOR}
+        if rules.keys() != ours or len(rules) != len(self.rules):
+            raise invalid("rules", "are not those of the evaluations that are ours, each once")
+        object.__setattr__(self, "rules", tuple(rules.values()))
         object.__setattr__(self, "events", tuple(sorted(self.events, key=lambda each: each.sequence)))
         object.__setattr__(
             self, "artifacts", tuple(sorted(self.artifacts, key=lambda each: (each.step, each.attempt, each.name)))
@@ -223,6 +236,12 @@ class RunEvidence:
     def name(self) -> str:
         """The run's full name."""
         return run_name(self.project_id, self.run.run_id)
+
+
+def by_digest(records: Iterable[T]) -> dict[str, T]:
+    """Records by their digests, in the order of these."""
+    found = {digest(dump(record)): record for record in records}
+    return {key: found[key] for key in sorted(found)}
 
 
 def check_distinct(items: Iterable[T], field: str, inner: str) -> None:

@@ -231,6 +231,11 @@ def quality_gate_name(project_id: str, digest: str) -> str:
     return f"projects/{project_id}/qualityGates/{digest}"
 
 
+def admission_refusal_name(project_id: str, entry_id: str) -> str:
+    """Full name of the refusal of a run, by the entry that recorded it."""
+    return f"projects/{project_id}/admissionRefusals/{entry_id}"
+
+
 def distinct(items: Iterable[Item]) -> tuple[Item, ...]:
     """The items without repeats, in the order of their first."""
     return tuple(dict.fromkeys(items))

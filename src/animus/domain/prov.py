@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from animus.domain.evidence import RunEvidence, state_of
-from animus.domain.lineage import LineageRelation
+from animus.domain.evidence import RunEvidence, by_digest, state_of
+from animus.domain.lineage import LineageEdge, LineageRelation, edges_of_evaluation
 from animus.domain.names import (
     artifact_name,
     attempt_name,
@@ -18,6 +18,8 @@ from animus.domain.names import (
     dataset_version_name,
     environment_lock_name,
     pipeline_spec_name,
+    quality_evaluation_name,
+    quality_rule_name,
 )
 from animus.domain.state import Attempt, DerivedState
 
@@ -38,7 +40,10 @@ Tree = dict[str, object]
 
 
 def document(run: RunEvidence) -> bytes:
-    """The document: sorted compact JSON and a line feed. It has a record for each edge, and for each end of one."""
+    """The document: sorted compact JSON and a line feed. It has a record for each edge, and for each end of one.
+
+    To the edges of the run it adds what the evaluations used that its gates looked at.
+    """
     tree: dict[str, Tree] = {
         "prefix": {"animus": VOCABULARY, "node": f"{NODES}{run.instance_name}/"},
         "activity": _activities(run),
@@ -53,7 +58,7 @@ def document(run: RunEvidence) -> bytes:
         "prov:generatedEntity": "entity",
         "prov:usedEntity": "entity",
     }
-    for number, edge in enumerate(run.edges, 1):
+    for number, edge in enumerate((*run.edges, *_edges_of_evaluations(run)), 1):
         relation, subject, object_ = RELATIONS[edge.relation]
         ends: Tree = {subject: qualified(edge.subject), object_: qualified(edge.object)}
         tree.setdefault(relation, {})[f"_:{relation}{number}"] = ends
@@ -79,7 +84,21 @@ def _activities(run: RunEvidence) -> Tree:
             **({"prov:startTime": attempt.start_time} if attempt.start_time else {}),
             **({"prov:endTime": attempt.end_time} if attempt.end_time else {}),
         }
+    for digest, evaluation in by_digest(run.evaluations).items():
+        found[qualified(quality_evaluation_name(run.project_id, digest))] = {
+            "prov:type": _kind("QualityEvaluation"),
+            "prov:startTime": evaluation.evaluate_time,
+            "prov:endTime": evaluation.evaluate_time,
+            "animus:evaluator": evaluation.evaluator,
+            "animus:rule": evaluation.rule_digest,
+            "animus:verdict": evaluation.verdict.value,
+        }
     return found
+
+
+def _edges_of_evaluations(run: RunEvidence) -> Iterable[LineageEdge]:
+    for digest, evaluation in by_digest(run.evaluations).items():
+        yield from edges_of_evaluation(run.project_id, digest, evaluation)
 
 
 def _of_run(run: RunEvidence, state: DerivedState, attempts: Iterable[Attempt]) -> Tree:
@@ -120,6 +139,12 @@ def _entities(run: RunEvidence) -> Tree:
             "animus:dataset": version.dataset_id,
             "animus:digest": version.content_digest,
             "animus:mediaType": version.media_type,
+        }
+    for digest, rule in by_digest(run.rules).items():
+        found[qualified(quality_rule_name(project, digest))] = {
+            "prov:type": _kind("QualityRule"),
+            "animus:digest": digest,
+            "animus:name": rule.rule_id,
         }
     outputs: dict[str, set[str]] = {}  # one content may be several outputs
     for artifact in run.artifacts:

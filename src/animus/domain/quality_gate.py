@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from animus.domain.errors import invalid
-from animus.domain.names import check_count, check_digest, check_resource_id, check_time
+from animus.domain.names import check_count, check_digest, check_resource_id, check_time, sorted_set
 
 MAX_REQUIREMENTS = 1_000
 
@@ -26,6 +25,15 @@ class QualityRequirement:
         check_digest(self.rule_digest, "ruleDigest")
         check_resource_id(self.evaluator, "evaluator")
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The order of requirements."""
+        return (self.dataset_ref, self.dataset_id, self.rule_digest, self.evaluator)
+
+    def asks_of(self, dataset_id: str) -> bool:
+        """Whether it is asked of a binding to a dataset, as far as the dataset decides."""
+        return self.dataset_id in ("", dataset_id)
+
 
 @dataclass(frozen=True, slots=True)
 class QualityGate:
@@ -42,9 +50,7 @@ class QualityGate:
         if self.pipeline:
             check_resource_id(self.pipeline, "pipeline")
         check_count(self.requirements, 0, MAX_REQUIREMENTS, "requirements")
-        for index, each in enumerate(self.requirements):
-            if each in self.requirements[:index]:
-                raise invalid(f"requirements[{index}]", "stands here a second time")
-        ordered = sorted(self.requirements, key=lambda r: (r.dataset_ref, r.dataset_id, r.rule_digest, r.evaluator))
-        object.__setattr__(self, "requirements", tuple(ordered))
+        # No part of the key holds a space, which is below all that they may hold.
+        ordered = sorted_set(self.requirements, lambda each: " ".join(each.key), "requirements", "")
+        object.__setattr__(self, "requirements", ordered)
         check_time(self.set_time, "setTime")

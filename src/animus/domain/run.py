@@ -1,6 +1,6 @@
 """RunSpec, the unit of determinism; the run that is made of it; and the decision to let it in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -31,9 +31,12 @@ from animus.domain.names import (
     sorted_set,
 )
 from animus.domain.pipeline import MAX_ATTEMPTS, PipelineSpec, check_header
+from animus.domain.quality import QualityVerdict
+from animus.domain.quality_gate import QualityGate, QualityRequirement
 
 MAX_PARAMETERS = 1_000
 MAX_BINDINGS = 10_000
+MAX_GATE_CHECKS = 10_000
 MAX_EQUAL_RUNS = 10
 
 
@@ -166,15 +169,132 @@ class AdmissionCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionGateCheck:
+    """One requirement of a gate, asked of one binding: the newest verdict there was, and what follows from it."""
+
+    gate_digest: str
+    dataset_ref: str
+    dataset_id: str
+    content_digest: str
+    rule_digest: str
+    evaluator: str
+    evaluation_digest: str  # empty where there is no evaluation
+    verdict: QualityVerdict  # NONE where there is no evaluation
+    outcome: AdmissionOutcome
+
+    def __post_init__(self) -> None:
+        check_digest(self.gate_digest, "gateDigest")
+        check_resource_id(self.dataset_ref, "datasetRef")
+        check_resource_id(self.dataset_id, "datasetId")
+        check_digest(self.content_digest, "contentDigest")
+        check_digest(self.rule_digest, "ruleDigest")
+        check_resource_id(self.evaluator, "evaluator")
+        if self.evaluation_digest:
+            check_digest(self.evaluation_digest, "evaluationDigest")
+        if (self.verdict is QualityVerdict.NONE) == bool(self.evaluation_digest):
+            raise invalid("verdict", "is given exactly where there is an evaluation")
+        if self.outcome is not gate_outcome(self.verdict):
+            raise invalid("outcome", f"is {self.outcome}, and the verdict is {self.verdict or 'none'}")
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What was asked of what: the order of the checks of a decision."""
+        return (
+            self.gate_digest,
+            self.dataset_ref,
+            self.dataset_id,
+            self.content_digest,
+            self.rule_digest,
+            self.evaluator,
+        )
+
+
+def gate_outcome(verdict: QualityVerdict) -> AdmissionOutcome:
+    """What a gate makes of the newest verdict: PASS and WARN let in."""
+    passed = verdict in (QualityVerdict.PASS, QualityVerdict.WARN)
+    return AdmissionOutcome.ADMITTED if passed else AdmissionOutcome.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionDecision:
-    """Why a run was let in or refused."""
+    """Why a run was let in or refused. Gates and their checks are sets."""
 
     outcome: AdmissionOutcome
     checks: tuple[AdmissionCheck, ...]
+    gates: tuple[str, ...]  # digests of the gates that apply, those without requirements too
+    gate_checks: tuple[AdmissionGateCheck, ...]
+    override_reason: str  # why an admin let the run in that a gate refuses; empty where none was overridden
+
+    def __post_init__(self) -> None:
+        for index, gate in enumerate(self.gates):
+            check_digest(gate, f"gates[{index}]")
+        object.__setattr__(self, "gates", sorted_set(self.gates, str, "gates", ""))
+        check_count(self.gate_checks, 0, MAX_GATE_CHECKS, "gateChecks")
+        # No part of the key holds a space, which is below all that they may hold.
+        checks = sorted_set(self.gate_checks, lambda check: " ".join(check.key), "gateChecks", "")
+        object.__setattr__(self, "gate_checks", checks)
+        check_length(self.override_reason, 0, 2_000, "overrideReason")
+        if self.override_reason and not self.refused_by_gates():
+            raise invalid("overrideReason", "is given, and no gate refuses")
+        if self.outcome is not self._follows():
+            raise invalid("outcome", f"is {self.outcome}, and the checks come to {self._follows()}")
+
+    def _follows(self) -> AdmissionOutcome:
+        gates_pass = bool(self.override_reason) or not self.refused_by_gates()
+        return AdmissionOutcome.ADMITTED if gates_pass and not self.refused() else AdmissionOutcome.REFUSED
 
     def refused(self) -> tuple[AdmissionCheck, ...]:
-        """The checks that keep the run out."""
+        """The checks that keep the run out, those of gates apart."""
         return tuple(check for check in self.checks if check.outcome is AdmissionOutcome.REFUSED)
+
+    def refused_by_gates(self) -> tuple[AdmissionGateCheck, ...]:
+        """The checks of gates that did not pass, overridden or not."""
+        return tuple(check for check in self.gate_checks if check.outcome is AdmissionOutcome.REFUSED)
+
+    def evaluations(self) -> tuple[str, ...]:
+        """Digests of the evaluations that the checks of gates rest on, sorted."""
+        return tuple(sorted({check.evaluation_digest for check in self.gate_checks} - {""}))
+
+
+# For dataset, content, rule and evaluator, the newest evaluation by (evaluate_time, digest): its digest and verdict.
+NewestVerdicts = Mapping[tuple[str, str, str, str], tuple[str, QualityVerdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class GateFacts:
+    """The gates that govern a run, by their digests, and the newest verdicts that they ask for, of one moment."""
+
+    gates: Mapping[str, QualityGate]
+    newest: NewestVerdicts
+
+    def checks(self, spec: RunSpec) -> tuple[AdmissionGateCheck, ...]:
+        """Each requirement of each gate asked of each binding that it is about. Raises Invalid beyond 10,000."""
+        by_dataset: dict[str, list[DatasetBinding]] = {}
+        for binding in spec.datasets:
+            by_dataset.setdefault(binding.dataset_id, []).append(binding)
+        by_ref = {binding.dataset_ref: [binding] for binding in spec.datasets}
+        found = []
+        for digest, gate in self.gates.items():
+            for requirement in gate.requirements:
+                bindings: Iterable[DatasetBinding] = spec.datasets
+                if requirement.dataset_ref:
+                    bindings = by_ref.get(requirement.dataset_ref, ())
+                elif requirement.dataset_id:
+                    bindings = by_dataset.get(requirement.dataset_id, ())
+                found += [self._check(digest, requirement, b) for b in bindings if requirement.asks_of(b.dataset_id)]
+                if len(found) > MAX_GATE_CHECKS:
+                    raise invalid("datasets", f"are more than {MAX_GATE_CHECKS} checks of gates")
+        return tuple({check.key: check for check in found}.values())  # two requirements may ask the same of a binding
+
+    def _check(self, gate_digest: str, requirement: QualityRequirement, binding: DatasetBinding) -> AdmissionGateCheck:
+        key = (binding.dataset_id, binding.content_digest, requirement.rule_digest, requirement.evaluator)
+        evaluation_digest, verdict = self.newest.get(key, ("", QualityVerdict.NONE))
+        return AdmissionGateCheck(
+            gate_digest, binding.dataset_ref, *key, evaluation_digest, verdict, gate_outcome(verdict)
+        )
+
+
+NO_GATES = GateFacts({}, {})
 
 
 def admit(
@@ -184,10 +304,14 @@ def admit(
     pipeline_registered: bool,
     environment_registered: bool,
     versions_registered: frozenset[tuple[str, str]],
+    gates: GateFacts,
+    override_reason: str,
 ) -> AdmissionDecision:
-    """Decides on a RunSpec: each binding names something of the project.
+    """Decides on a RunSpec: each binding names something of the project, and each dataset passed the gates.
 
-    `versions_registered` holds (dataset id, content digest). Checks are ordered by name and subject.
+    `versions_registered` holds (dataset id, content digest). Checks are ordered by name and subject. A reason lets a
+    run in that only gates refuse; where none does, or one does not allow it, it is left out of the decision. Raises
+    Invalid for a run of more than 10,000 checks of gates.
     """
 
     def checked(name: str, subject: str, passed: bool, field: str) -> AdmissionCheck:
@@ -217,8 +341,39 @@ def admit(
         ),
     ]
     checks.sort(key=lambda check: (check.name, check.subject, check.field))
-    passed = all(check.outcome is AdmissionOutcome.ADMITTED for check in checks)
-    return AdmissionDecision(AdmissionOutcome.ADMITTED if passed else AdmissionOutcome.REFUSED, tuple(checks))
+    gate_checks = gates.checks(spec)
+    refusing = {check.gate_digest for check in gate_checks if check.outcome is AdmissionOutcome.REFUSED}
+    reason = override_reason if refusing and all(gates.gates[gate].override_allowed for gate in refusing) else ""
+    passed = all(check.outcome is AdmissionOutcome.ADMITTED for check in checks) and (not refusing or bool(reason))
+    return AdmissionDecision(
+        AdmissionOutcome.ADMITTED if passed else AdmissionOutcome.REFUSED,
+        tuple(checks),
+        tuple(gates.gates),
+        gate_checks,
+        reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRefusal:
+    """A run that gates refused, as it is recorded. The RunSpec is not kept."""
+
+    SCHEMA: ClassVar[str] = "animus.admission_refusal/v1"
+
+    run_spec_digest: str
+    pipeline_spec_digest: str
+    replay_of: str  # id of the run that was to be replayed; empty for none
+    decision: AdmissionDecision
+    refuse_time: str  # the database's time of the decision
+
+    def __post_init__(self) -> None:
+        check_digest(self.run_spec_digest, "runSpecDigest")
+        check_digest(self.pipeline_spec_digest, "pipelineSpecDigest")
+        if self.replay_of:
+            check_random_id(self.replay_of, "replayOf")
+        if self.decision.outcome is not AdmissionOutcome.REFUSED:
+            raise invalid("decision.outcome", f"is {self.decision.outcome}")
+        check_time(self.refuse_time, "refuseTime")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,14 @@ from animus.domain.evidence import Evidence, RunEvidence, bag_name, summarize
 from animus.domain.lineage import LineageEdge
 from animus.domain.log import damaged
 from animus.domain.merkle import CompactRange
-from animus.domain.names import project_name, run_name
+from animus.domain.names import distinct, project_name, run_name
 from animus.domain.note import encode_base64
 from animus.domain.openlineage import events as openlineage_events
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
 from animus.domain.prov import document as prov_document
+from animus.domain.quality import EVALUATOR, QualityEvaluation, QualityProfile, QualityRule
+from animus.domain.quality_gate import QualityGate
 from animus.domain.run import Artifact, Run, RunSpec
 from animus.domain.state import RunEvent, RunEventType
 from animus.keyring import Keyring
@@ -212,6 +214,10 @@ async def _load_run(view: View, evidence: Evidence, named: Sequence[Named]) -> C
         for dataset, content in keys
     ]
     plan = await _bind(view, bound, ExecutionPlan, digest=plan_digest) if plan_digest else None
+    for gate in run.admission.gates:
+        await _bind(view, bound, QualityGate, digest=gate)
+    evaluations = [await _bind(view, bound, QualityEvaluation, digest=each) for each in run.admission.evaluations()]
+    rules = await _bind_judged(view, bound, evaluations)
     registrations = await _register(view, bound)
     return CoveredRun(
         RunEvidence(
@@ -223,6 +229,8 @@ async def _load_run(view: View, evidence: Evidence, named: Sequence[Named]) -> C
             pipeline=pipeline,
             environment=environment,
             versions=tuple(versions),
+            evaluations=tuple(evaluations),
+            rules=tuple(rules),
             plan=plan,
             plan_digest=plan_digest,
             events=tuple(events),
@@ -233,6 +241,16 @@ async def _load_run(view: View, evidence: Evidence, named: Sequence[Named]) -> C
         tuple(bound),
         registrations,
     )
+
+
+async def _bind_judged(view: View, bound: list[Bound], evaluations: Iterable[QualityEvaluation]) -> list[QualityRule]:
+    """The rules and profiles that our evaluations were made of, each bound once; the rules."""
+    ours = [each for each in evaluations if each.evaluator == EVALUATOR]
+    rules = [await _bind(view, bound, QualityRule, digest=each) for each in distinct(e.rule_digest for e in ours)]
+    references = (digest for rule in rules for digest in rule.references())
+    for profile in distinct(chain((each.profile_digest for each in ours), references)):
+        await _bind(view, bound, QualityProfile, digest=profile)
+    return rules
 
 
 async def _bind(view: View, bound: list[Bound], kind: type[Value], **key: str) -> Value:

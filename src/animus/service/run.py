@@ -1,20 +1,22 @@
 """RunService."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from animus.codec import decode_all, encode
 from animus.domain.comparison import ComparedRun, check_other_run, compare_runs
 from animus.domain.document import Sealed, digest, dump, seal
 from animus.domain.dry_run import MAX_SCENARIOS, Scenario, compare, simulate
-from animus.domain.errors import Invalid, NotFound, Refused, Violation
+from animus.domain.errors import Invalid, NotFound, Precondition, Refused, Violation
 from animus.domain.labels import Label, sorted_labels
-from animus.domain.lineage import edge_of_replay, edges_of_run
+from animus.domain.lineage import edge_of_replay, edges_of_gates, edges_of_run
 from animus.domain.names import (
+    admission_refusal_name,
     attempt_name,
     check_count,
     check_digest,
     check_length,
     comparison_name,
+    dataset_version_name,
     plan_name,
     run_artifact_name,
     run_name,
@@ -22,9 +24,15 @@ from animus.domain.names import (
 )
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan, make_plan
+from animus.domain.quality import QualityVerdict
 from animus.domain.run import (
+    NO_GATES,
     AdmissionDecision,
+    AdmissionGateCheck,
+    AdmissionOutcome,
+    AdmissionRefusal,
     Artifact,
+    GateFacts,
     Metric,
     Run,
     RunSpec,
@@ -47,6 +55,19 @@ UNKNOWN_BY_CHECK = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A RunSpec that is to become a run."""
+
+    caller: Caller
+    action: str
+    spec: Sealed[RunSpec]
+    labels: tuple[Label, ...]
+    sent_order: list[str]  # of dataset_refs
+    replay_of: str  # empty for none
+    override_reason: str  # empty where gates are not to be overridden
+
+
 class RunService:
     """Creates, replays, compares, plans, simulates, cancels and reads runs."""
 
@@ -62,9 +83,41 @@ class RunService:
         sealed_spec = seal(spec)
 
         async def decide(view: View) -> Change:
-            return await self._admitted(view, caller, "run.create", sealed_spec, labels, _sent_order(request), "")
+            asked = _Asked(caller, "run.create", sealed_spec, labels, _sent_order(request), "", "")
+            return await self._admitted(view, asked)
 
         return await self.work.change(call_of(caller, request), decide)
+
+    async def CreateRunOverridingGates(self, request: pb.CreateRunOverridingGatesRequest, caller: Caller) -> Answer:
+        """Admits a RunSpec as a run where gates refuse it, with a reason."""
+        spec = decode_field(request, "run_spec", "runSpec", RunSpec)
+        labels = sorted_labels(decode_all(request.labels, Label, "labels"))
+        check_length(request.reason, 1, 2_000, "reason")
+        sealed_spec = seal(spec)
+
+        async def decide(view: View) -> Change:
+            order = _sent_order(request)
+            asked = _Asked(caller, "run.create_overriding_gates", sealed_spec, labels, order, "", request.reason)
+            return await self._admitted(view, asked)
+
+        return await self.work.change(call_of(caller, request), decide)
+
+    async def ListAdmissionRefusals(
+        self, request: pb.ListAdmissionRefusalsRequest, caller: Caller
+    ) -> pb.ListAdmissionRefusalsResponse:
+        """Lists the runs that gates refused, the newest first."""
+
+        async def query(view: View) -> pb.ListAdmissionRefusalsResponse:
+            reply = pb.ListAdmissionRefusalsResponse()
+            order = ("-refuse_time", "-entry_id")
+            page = await self.pages.read(view, AdmissionRefusal, order, request, caller.method)
+            for stored in page.items:
+                name = admission_refusal_name(view.project_id, stored.entry_id)
+                resource(stored, name, reply.admission_refusals.add())
+            reply.next_page_token = page.next_token(lambda last: (last.value.refuse_time, last.entry_id))
+            return reply
+
+        return await self.work.read(request.project_id, query)
 
     async def ReplayRun(self, request: pb.ReplayRunRequest, caller: Caller) -> Answer:
         """Admits the RunSpec of a run again, as a run that names it."""
@@ -74,24 +127,19 @@ class RunService:
         async def decide(view: View) -> Change:
             spec = (await view.run_facts(request.run_id, run_name(view.project_id, request.run_id))).spec
             refs = [binding.dataset_ref for binding in spec.datasets]
-            return await self._admitted(view, caller, "run.replay", seal(spec), labels, refs, request.run_id)
+            asked = _Asked(caller, "run.replay", seal(spec), labels, refs, request.run_id, "")
+            return await self._admitted(view, asked)
 
         return await self.work.change(call_of(caller, request), decide)
 
-    async def _admitted(
-        self,
-        view: View,
-        caller: Caller,
-        action: str,
-        sealed_spec: Sealed[RunSpec],
-        labels: tuple[Label, ...],
-        sent_order: list[str],
-        replay_of: str,
-    ) -> Change:
-        """The change that makes a run of a RunSpec. Raises NotFound and Invalid where it is not let in."""
+    async def _admitted(self, view: View, asked: _Asked) -> Change:
+        """The change that makes a run of a RunSpec. Raises NotFound, Invalid and Refused where it is not let in."""
+        sealed_spec, replay_of = asked.spec, asked.replay_of
         spec = sealed_spec.value
         facts = await view.run_spec_facts(spec, sealed_spec.digest)
-        decision = _decide_admission(view.project_id, spec, facts)
+        pipeline = await self._pipeline(view, spec, facts)
+        gates = await _gates(view, spec, facts, pipeline)
+        decision = _decide_admission(view.project_id, spec, facts, gates, asked.override_reason)
         for check in decision.refused():
             raise NotFound(
                 UNKNOWN_BY_CHECK[check.name],
@@ -99,20 +147,30 @@ class RunService:
                 kind=check.name,
                 name=check.subject,
             )
-        pipeline = await self.states.pipeline(view, spec.pipeline_spec_digest)
+        assert pipeline is not None  # nothing is unknown
         with at_path("runSpec"):
-            check_bindings(spec, pipeline.spec, sent_order)
-        run = Run(view.new_id(), sealed_spec.digest, view.time, labels, decision, replay_of)
+            check_bindings(spec, pipeline, asked.sent_order)
+        if decision.outcome is AdmissionOutcome.REFUSED:
+            raise _refused_by_gates(view, asked, decision, gates)
+        run = Run(view.new_id(), sealed_spec.digest, view.time, asked.labels, decision, replay_of)
         sealed = seal(run)
-        edges = edges_of_run(view.project_id, run.run_id, spec)
-        if replay_of:
-            edges = (*edges, edge_of_replay(view.project_id, run.run_id, replay_of))
+        edges = (
+            *edges_of_run(view.project_id, run.run_id, spec),
+            *edges_of_gates(view.project_id, run.run_id, decision),
+            *((edge_of_replay(view.project_id, run.run_id, replay_of),) if replay_of else ()),
+        )
         records = (*(() if facts.run_spec_known else (sealed_spec,)), sealed, *map(seal, edges))
-        reply = _run_message(view.project_id, new_record(view, caller, sealed), RunState.CREATED, "")
+        reply = _run_message(view.project_id, new_record(view, asked.caller, sealed), RunState.CREATED, "")
         encode(spec, reply.run_spec)
         encode(decision, reply.admission)
         reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
-        return Change(action, run_name(view.project_id, run.run_id), records, (), reply)
+        return Change(asked.action, run_name(view.project_id, run.run_id), records, (), reply)
+
+    async def _pipeline(self, view: View, spec: RunSpec, facts: RunSpecFacts) -> PipelineSpec | None:
+        """The pipeline of a RunSpec; None where the project has none such."""
+        if not facts.pipeline_known:
+            return None
+        return (await self.states.pipeline(view, spec.pipeline_spec_digest)).spec
 
     async def CompareRuns(self, request: pb.CompareRunsRequest, caller: Caller) -> Answer:
         """Records how two runs compare, or finds that recorded."""
@@ -218,12 +276,11 @@ class RunService:
 
         async def query(view: View) -> pb.DryRunReport:
             facts = await view.run_spec_facts(spec, spec_digest)
-            decision = _decide_admission(view.project_id, spec, facts)
+            pipeline = await self._pipeline(view, spec, facts)
+            gates = await _gates(view, spec, facts, pipeline)
+            decision = _decide_admission(view.project_id, spec, facts, gates, "")
             reply = pb.DryRunReport(run_spec_digest=spec_digest)
             encode(decision, reply.admission)
-            pipeline = None
-            if facts.pipeline_known:
-                pipeline = (await self.states.pipeline(view, spec.pipeline_spec_digest)).spec
             for violation in _blockers(spec, pipeline, decision, _sent_order(request)):
                 reply.blockers.add(field=violation.field, description=violation.description)
             reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
@@ -328,14 +385,62 @@ class RunService:
         return await self.work.read(request.project_id, query)
 
 
-def _decide_admission(project_id: str, spec: RunSpec, facts: RunSpecFacts) -> AdmissionDecision:
-    return admit(
-        project_id,
-        spec,
-        pipeline_registered=facts.pipeline_known,
-        environment_registered=facts.environment_known,
-        versions_registered=facts.versions_known,
+async def _gates(view: View, spec: RunSpec, facts: RunSpecFacts, pipeline: PipelineSpec | None) -> GateFacts:
+    """What gates say of a RunSpec; without a pipeline, that of the project alone. No statement where none was set."""
+    if not facts.gated:
+        return NO_GATES
+    return await view.gate_facts(pipeline.metadata.name if pipeline else "", spec)
+
+
+def _decide_admission(
+    project_id: str, spec: RunSpec, facts: RunSpecFacts, gates: GateFacts, override_reason: str
+) -> AdmissionDecision:
+    with at_path("runSpec"):
+        return admit(
+            project_id,
+            spec,
+            pipeline_registered=facts.pipeline_known,
+            environment_registered=facts.environment_known,
+            versions_registered=facts.versions_known,
+            gates=gates,
+            override_reason=override_reason,
+        )
+
+
+def _refused_by_gates(view: View, asked: _Asked, decision: AdmissionDecision, gates: GateFacts) -> Refused:
+    """The refusal of a run by gates, with the record of it."""
+    spec = asked.spec
+    refusal = AdmissionRefusal(spec.digest, spec.value.pipeline_spec_digest, asked.replay_of, decision, view.time)
+    reason, checks = "GATE_NOT_PASSED", decision.refused_by_gates()
+    if asked.override_reason:  # then it would be in, if each gate that refuses allowed it
+        reason = "GATE_OVERRIDE_OFF"
+        checks = tuple(check for check in checks if not gates.gates[check.gate_digest].override_allowed)
+    found = [
+        Precondition(dataset_version_name(view.project_id, check.dataset_id, check.content_digest), _verdict_of(check))
+        for check in checks
+    ]
+    may_not = ", and may not be overridden" if asked.override_reason else ""
+    return Refused(
+        reason,
+        f"{len(checks)} checks of quality gates do not pass{may_not}; the first: {found[0].description}",
+        subject=found[0].subject,
+        preconditions=found,
+        records=(seal(refusal),),
+        checks=str(len(checks)),
+        gate=checks[0].gate_digest,
+        dataset_version=found[0].subject,
+        rule=checks[0].rule_digest,
+        evaluator=checks[0].evaluator,
+        verdict=checks[0].verdict.value,
     )
+
+
+def _verdict_of(check: AdmissionGateCheck) -> str:
+    """What a check of a gate found, for people."""
+    rule = f"the rule {check.rule_digest} of {check.evaluator}"
+    if check.verdict is QualityVerdict.NONE:
+        return f"{rule} has no verdict on this version: evaluate it"
+    return f"the newest verdict of {rule} is {check.verdict.name}"
 
 
 def _blockers(
@@ -346,6 +451,10 @@ def _blockers(
         Violation(check.field, f"names nothing of the project; register it first: {check.subject}")
         for check in decision.refused()
     ]
+    blockers += [
+        Violation(f"datasets[{check.dataset_ref}]", f"does not pass the gate {check.gate_digest}: {_verdict_of(check)}")
+        for check in decision.refused_by_gates()
+    ]
     if pipeline is not None:
         try:
             check_bindings(spec, pipeline, sent_order)
@@ -354,7 +463,7 @@ def _blockers(
     return blockers
 
 
-def _sent_order(request: pb.CreateRunRequest | pb.DryRunRequest) -> list[str]:
+def _sent_order(request: pb.CreateRunRequest | pb.CreateRunOverridingGatesRequest | pb.DryRunRequest) -> list[str]:
     return [binding.dataset_ref for binding in request.run_spec.datasets]
 
 

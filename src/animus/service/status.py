@@ -44,10 +44,7 @@ def status_of(error: DomainError) -> status_pb2.Status:
     elif isinstance(error, NotFound):
         details.append(error_details_pb2.ResourceInfo(resource_type=error.kind, resource_name=_cut(error.name)))
     elif isinstance(error, Refused):
-        violation = error_details_pb2.PreconditionFailure.Violation(
-            type=error.reason, subject=error.subject, description=error.message
-        )
-        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
+        details.append(_precondition_failure(error))
     elif isinstance(error, Unavailable):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.seconds = RETRY_AFTER_SECONDS
@@ -61,6 +58,16 @@ def _bad_request(error: Invalid) -> error_details_pb2.BadRequest:
         found.field_violations.add(field=_cut(violation.field), description=_cut(violation.description))
         if found.ByteSize() > MAX_VIOLATIONS_BYTES and len(found.field_violations) > 1:
             del found.field_violations[-1]
+            break
+    return found
+
+
+def _precondition_failure(error: Refused) -> error_details_pb2.PreconditionFailure:
+    found = error_details_pb2.PreconditionFailure()
+    for each in error.preconditions:
+        found.violations.add(type=error.reason, subject=each.subject, description=_cut(each.description))
+        if found.ByteSize() > MAX_VIOLATIONS_BYTES and len(found.violations) > 1:
+            del found.violations[-1]
             break
     return found
 

@@ -24,9 +24,9 @@ from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyE
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
 from animus.domain.project import Project
-from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule
+from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule, QualityVerdict
 from animus.domain.quality_gate import QualityGate
-from animus.domain.run import Artifact, Metric, Run, RunSpec
+from animus.domain.run import MAX_GATE_CHECKS, AdmissionRefusal, Artifact, GateFacts, Metric, Run, RunSpec
 from animus.domain.state import RunEvent
 
 TABLES: dict[type, str] = {
@@ -50,6 +50,8 @@ TABLES: dict[type, str] = {
     QualityRule: "quality_rule",
     QualityProfile: "quality_profile",
     QualityEvaluation: "quality_evaluation",
+    QualityGate: "quality_gate",
+    AdmissionRefusal: "admission_refusal",
     LogKey: "log_key",
     LogKeyEnd: "log_key_end",
     LogEpoch: "log_epoch",
@@ -93,6 +95,7 @@ class RunSpecFacts:
     versions_known: frozenset[tuple[str, str]]  # (dataset id, content digest)
     run_spec_known: bool
     equal_runs: tuple[str, ...]  # ids, the newest first
+    gated: bool  # whether any quality gate was ever set
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,27 @@ class Records:
             versions_known=frozenset(zip(row.datasets, row.contents, strict=True)),
             run_spec_known=row.run_spec_known,
             equal_runs=tuple(row.equal_runs),
+            gated=row.gated,
+        )
+
+    async def gate_facts(self, pipeline: str, spec: RunSpec) -> GateFacts:
+        """The gates that govern runs of a pipeline, and the newest verdicts that they ask for of a RunSpec's datasets.
+
+        One statement, so that gates and verdicts are of one moment. It stops at more pairs of requirement and binding
+        than a decision may have.
+        """
+        values = {
+            "pipeline": pipeline,
+            "refs": [binding.dataset_ref for binding in spec.datasets],
+            "datasets": [binding.dataset_id for binding in spec.datasets],
+            "contents": [binding.content_digest for binding in spec.datasets],
+        }
+        row = (await self._rows(_GATE_FACTS, values))[0]
+        keys = zip(row.datasets, row.contents, row.rules, row.evaluators, strict=True)
+        found = zip(row.digests, map(QualityVerdict, row.verdicts), strict=True)
+        return GateFacts(
+            gates={document.digest(each): document.load(each, QualityGate) for each in row.gates},
+            newest=dict(zip(keys, found, strict=True)),
         )
 
     async def equal_runs(self, run_spec_digest: str) -> tuple[str, ...]:
@@ -343,12 +367,64 @@ _RUN_SPEC_FACTS = text(
       EXISTS (SELECT FROM animus.run_spec WHERE project_id = :project_id AND digest = :digest) AS run_spec_known,
       ARRAY(SELECT run_id FROM animus.run WHERE project_id = :project_id AND run_spec_digest = :digest
             ORDER BY create_time DESC, run_id DESC LIMIT 10) AS equal_runs,
+      EXISTS (SELECT FROM animus.quality_gate WHERE project_id = :project_id) AS gated,
       coalesce(array_agg(v.dataset_id), '{}') AS datasets,
       coalesce(array_agg(v.content_digest), '{}') AS contents
     FROM animus.dataset_version v
     JOIN unnest(CAST(:datasets AS text[]), CAST(:contents AS text[])) AS b (dataset_id, content_digest)
       USING (dataset_id, content_digest)
     WHERE v.project_id = :project_id
+    """
+)
+
+# A requirement meets the bindings that it is about by a join on what it names: with thousands of each, no pair is
+# looked at twice. Of every evaluation that counts the newest is the first of an index.
+_GATE_FACTS = text(
+    f"""
+    WITH gate AS MATERIALIZED (
+      SELECT g.document
+      FROM unnest(ARRAY['', CAST(:pipeline AS text)]) AS p (pipeline) CROSS JOIN LATERAL (
+        SELECT document FROM animus.quality_gate
+        WHERE project_id = :project_id AND pipeline = p.pipeline ORDER BY set_time DESC, digest DESC LIMIT 1
+      ) AS g
+    ),
+    requirement AS MATERIALIZED (
+      SELECT DISTINCT r."datasetRef" AS dataset_ref, r."datasetId" AS dataset_id, r."ruleDigest" AS rule_digest,
+        r.evaluator
+      FROM gate CROSS JOIN LATERAL jsonb_to_recordset(convert_from(gate.document, 'UTF8')::jsonb -> 'requirements')
+        AS r ("datasetRef" text, "datasetId" text, "ruleDigest" text, evaluator text)
+    ),
+    binding AS MATERIALIZED (
+      SELECT * FROM unnest(CAST(:refs AS text[]), CAST(:datasets AS text[]), CAST(:contents AS text[]))
+        AS b (dataset_ref, dataset_id, content_digest)
+    ),
+    asked AS (
+      SELECT b.dataset_id, b.content_digest, r.rule_digest, r.evaluator
+      FROM requirement AS r JOIN binding AS b ON b.dataset_ref = r.dataset_ref
+      WHERE r.dataset_id IN ('', b.dataset_id)
+      UNION ALL
+      SELECT b.dataset_id, b.content_digest, r.rule_digest, r.evaluator
+      FROM requirement AS r JOIN binding AS b ON b.dataset_id = r.dataset_id WHERE r.dataset_ref = ''
+      UNION ALL
+      SELECT b.dataset_id, b.content_digest, r.rule_digest, r.evaluator
+      FROM requirement AS r CROSS JOIN binding AS b WHERE r.dataset_ref = '' AND r.dataset_id = ''
+      LIMIT {MAX_GATE_CHECKS}
+    )
+    SELECT
+      ARRAY(SELECT document FROM gate) AS gates,
+      coalesce(array_agg(a.dataset_id), '{{}}') AS datasets,
+      coalesce(array_agg(a.content_digest), '{{}}') AS contents,
+      coalesce(array_agg(a.rule_digest), '{{}}') AS rules,
+      coalesce(array_agg(a.evaluator), '{{}}') AS evaluators,
+      coalesce(array_agg(e.digest), '{{}}') AS digests,
+      coalesce(array_agg(e.verdict), '{{}}') AS verdicts
+    FROM (SELECT DISTINCT * FROM asked) AS a
+    CROSS JOIN LATERAL (
+      SELECT digest, verdict FROM animus.quality_evaluation
+      WHERE project_id = :project_id AND dataset_id = a.dataset_id AND content_digest = a.content_digest
+        AND rule_digest = a.rule_digest AND evaluator = a.evaluator
+      ORDER BY evaluate_time DESC, digest DESC LIMIT 1
+    ) AS e
     """
 )
 

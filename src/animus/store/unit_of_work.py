@@ -12,7 +12,7 @@ the transaction is rolled back and `decide` runs again, so it must be repeatable
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -115,8 +115,8 @@ class UnitOfWork:
 
         Raises what `decide` raises; Conflict REQUEST_ID_REUSED for another body under the same request_id; NotFound
         for an unknown project; Unavailable when the database does not answer, writers keep colliding or the log is
-        unsound. A Conflict or Refused is audited, and carries its entry. With `validate_only`, everything runs and
-        nothing is kept.
+        unsound. A Conflict or Refused is audited, with the records that it has, and carries its entry. With
+        `validate_only`, everything runs and nothing is kept.
         """
         if self._check_sound is not None:
             self._check_sound()
@@ -174,15 +174,18 @@ class UnitOfWork:
         return True
 
     async def record_refusal(self, call: Call, error: DomainError) -> Logged:
-        """Audits a call that was refused or denied, in a transaction of its own."""
+        """Audits a call that was refused or denied, in a transaction of its own, with the records of the refusal."""
+        records = error.records if isinstance(error, Refused) else ()
+        documents, written = _by_table(records)
 
         async def write() -> Logged:
             async with translated(), self._engine.connect() as connection, connection.begin():
                 view, _ = await self._open(connection, call.project_id, "", "")
                 outcome = AuditOutcome.DENIED if isinstance(error, Denied) else AuditOutcome.REFUSED
-                entry = _entry(call, view, outcome, reason=error.reason)
+                entry = _entry(call, view, outcome, reason=error.reason, records=written)
                 values, logged = self._leaf(call.project_id, entry, document.dump(entry))
-                await connection.execute(_append_statement((), answered=False), values)
+                values |= {f"documents_{table}": items for table, items in documents.items()}
+                await connection.execute(_append_statement(tuple(documents), answered=False), values)
             return logged
 
         return await self._retried(write)
@@ -212,12 +215,7 @@ class UnitOfWork:
         self, connection: AsyncConnection, call: Call, view: View, change: Change, reply: bytes
     ) -> Logged:
         """Everything that a change leaves behind, in one statement."""
-        documents: dict[str, list[bytes]] = {}
-        written = []
-        for record in change.records:
-            table = table_of(type(record.value))
-            documents.setdefault(table, []).append(record.document)
-            written.append(AuditRecord(table, record.digest))
+        documents, written = _by_table(change.records)
         outcome = (
             AuditOutcome.ACCEPTED if written else AuditOutcome.REFUSED if change.refusals else AuditOutcome.UNCHANGED
         )
@@ -228,7 +226,7 @@ class UnitOfWork:
             action=change.action,
             resource=change.resource,
             reason=change.refusals[0].reason if outcome is AuditOutcome.REFUSED else "",
-            records=tuple(written),
+            records=written,
             refusals=change.refusals,
             reply_digest=sha256(reply),
         )
@@ -305,6 +303,17 @@ def _append_statement(tables: tuple[str, ...], *, answered: bool) -> TextClause:
         for table in tables
     ]
     return text(f"WITH {', '.join(parts)} SELECT 1")
+
+
+def _by_table(records: Iterable[Sealed[Any]]) -> tuple[dict[str, list[bytes]], tuple[AuditRecord, ...]]:
+    """The bytes of records by their tables, and what an entry says of them, in their order."""
+    documents: dict[str, list[bytes]] = {}
+    written = []
+    for record in records:
+        table = table_of(type(record.value))
+        documents.setdefault(table, []).append(record.document)
+        written.append(AuditRecord(table, record.digest))
+    return documents, tuple(written)
 
 
 def _entry(

@@ -139,6 +139,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION. The log is smaller than the size that was asked for; `size` says how large it is."""
     REASON_ENTRY_PENDING: _Reason.ValueType  # 61
     """FAILED_PRECONDITION. No published checkpoint covers the entry yet; call WaitForInclusion."""
+    REASON_GATE_NOT_PASSED: _Reason.ValueType  # 62
+    """FAILED_PRECONDITION. A quality gate refuses the run: `PreconditionFailure` names each dataset version whose newest
+    verdict is not PASS or WARN, or that has none. Example: the rule was evaluated on the version before, not on this one.
+    """
+    REASON_GATE_OVERRIDE_OFF: _Reason.ValueType  # 63
+    """FAILED_PRECONDITION. A quality gate that refuses the run does not allow an override. Example: the gate of the
+    pipeline allows it, and that of the project, which refuses too, does not.
+    """
     REASON_QUALITY_NOT_MEASURED: _Reason.ValueType  # 64
     """FAILED_PRECONDITION. The profile, or a reference profile, lacks what a check needs; `checks` says of each what. Profile
     the data again. Example: the rule asks for the 0.95 quantile, and the profile has none.
@@ -289,6 +297,14 @@ REASON_LOG_TOO_SMALL: Reason.ValueType  # 60
 """FAILED_PRECONDITION. The log is smaller than the size that was asked for; `size` says how large it is."""
 REASON_ENTRY_PENDING: Reason.ValueType  # 61
 """FAILED_PRECONDITION. No published checkpoint covers the entry yet; call WaitForInclusion."""
+REASON_GATE_NOT_PASSED: Reason.ValueType  # 62
+"""FAILED_PRECONDITION. A quality gate refuses the run: `PreconditionFailure` names each dataset version whose newest
+verdict is not PASS or WARN, or that has none. Example: the rule was evaluated on the version before, not on this one.
+"""
+REASON_GATE_OVERRIDE_OFF: Reason.ValueType  # 63
+"""FAILED_PRECONDITION. A quality gate that refuses the run does not allow an override. Example: the gate of the
+pipeline allows it, and that of the project, which refuses too, does not.
+"""
 REASON_QUALITY_NOT_MEASURED: Reason.ValueType  # 64
 """FAILED_PRECONDITION. The profile, or a reference profile, lacks what a check needs; `checks` says of each what. Profile
 the data again. Example: the rule asks for the 0.95 quantile, and the profile has none.

@@ -3,6 +3,7 @@
 isort:skip_file
 Runs: specs bound by digest, admission, plans, derived state."""
 
+from animus.v1 import quality_pb2 as _quality_pb2
 from animus.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -519,25 +520,145 @@ class AdmissionDecision(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    GATE_CHECKS_FIELD_NUMBER: _builtins.int
+    OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
     outcome: Global___AdmissionOutcome.ValueType
     """What was decided."""
+    override_reason: _builtins.str
+    """Why an admin let the run in that a gate refuses, 1 to 2,000 characters; empty where none was overridden."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmissionCheck]:
-        """Every check that was made, ordered by name and subject."""
+        """Every check that was made, ordered by name and subject; those of quality gates apart."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the quality gates that apply, sorted: the newest of the project and the newest of the pipeline, those
+        without requirements too.
+        """
+
+    @_builtins.property
+    def gate_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmissionGateCheck]:
+        """Each requirement of each gate, asked of each binding that it is about; ordered by the first six fields."""
 
     def __init__(
         self,
         *,
         outcome: Global___AdmissionOutcome.ValueType = ...,
         checks: _abc.Iterable[Global___AdmissionCheck] | None = ...,
+        gates: _abc.Iterable[_builtins.str] | None = ...,
+        gate_checks: _abc.Iterable[Global___AdmissionGateCheck] | None = ...,
+        override_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "gate_checks", b"gate_checks", "gates", b"gates", "outcome", b"outcome", "override_reason", b"override_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdmissionDecision: _TypeAlias = AdmissionDecision  # noqa: Y015
+
+@_typing.final
+class AdmissionGateCheck(_message.Message):
+    """One check of a quality gate: the newest verdict for the version that is bound, and what follows from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GATE_DIGEST_FIELD_NUMBER: _builtins.int
+    DATASET_REF_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    RULE_DIGEST_FIELD_NUMBER: _builtins.int
+    EVALUATOR_FIELD_NUMBER: _builtins.int
+    EVALUATION_DIGEST_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    gate_digest: _builtins.str
+    """The gate."""
+    dataset_ref: _builtins.str
+    """The binding."""
+    dataset_id: _builtins.str
+    """Its dataset."""
+    content_digest: _builtins.str
+    """Its content digest."""
+    rule_digest: _builtins.str
+    """The rule that is required."""
+    evaluator: _builtins.str
+    """Whose verdict counts."""
+    evaluation_digest: _builtins.str
+    """Digest of the newest evaluation of this content by this rule and evaluator; empty where there is none."""
+    verdict: _quality_pb2.QualityVerdict.ValueType
+    """Its verdict; unspecified where there is none."""
+    outcome: Global___AdmissionOutcome.ValueType
+    """Let in by PASS and WARN."""
+    def __init__(
+        self,
+        *,
+        gate_digest: _builtins.str = ...,
+        dataset_ref: _builtins.str = ...,
+        dataset_id: _builtins.str = ...,
+        content_digest: _builtins.str = ...,
+        rule_digest: _builtins.str = ...,
+        evaluator: _builtins.str = ...,
+        evaluation_digest: _builtins.str = ...,
+        verdict: _quality_pb2.QualityVerdict.ValueType = ...,
+        outcome: Global___AdmissionOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "dataset_id", b"dataset_id", "dataset_ref", b"dataset_ref", "evaluation_digest", b"evaluation_digest", "evaluator", b"evaluator", "gate_digest", b"gate_digest", "outcome", b"outcome", "rule_digest", b"rule_digest", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmissionGateCheck: _TypeAlias = AdmissionGateCheck  # noqa: Y015
+
+@_typing.final
+class AdmissionRefusal(_message.Message):
+    """A run that quality gates refused. Its RunSpec is not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    RUN_SPEC_DIGEST_FIELD_NUMBER: _builtins.int
+    PIPELINE_SPEC_DIGEST_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REFUSE_TIME_FIELD_NUMBER: _builtins.int
+    run_spec_digest: _builtins.str
+    """Digest of the RunSpec."""
+    pipeline_spec_digest: _builtins.str
+    """Digest of the pipeline spec."""
+    replay_of: _builtins.str
+    """Id of the run that was to be replayed; empty for none."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    @_builtins.property
+    def decision(self) -> Global___AdmissionDecision:
+        """Why."""
+
+    @_builtins.property
+    def refuse_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        run_spec_digest: _builtins.str = ...,
+        pipeline_spec_digest: _builtins.str = ...,
+        replay_of: _builtins.str = ...,
+        decision: Global___AdmissionDecision | None = ...,
+        refuse_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "record", b"record", "refuse_time", b"refuse_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "pipeline_spec_digest", b"pipeline_spec_digest", "record", b"record", "refuse_time", b"refuse_time", "replay_of", b"replay_of", "run_spec_digest", b"run_spec_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmissionRefusal: _TypeAlias = AdmissionRefusal  # noqa: Y015
 
 @_typing.final
 class AdmissionCheck(_message.Message):
@@ -944,6 +1065,112 @@ class CreateRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
+
+@_typing.final
+class CreateRunOverridingGatesRequest(_message.Message):
+    """Request of CreateRunOverridingGates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RUN_SPEC_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    reason: _builtins.str
+    """Why the run is let in all the same, 1 to 2,000 characters."""
+    @_builtins.property
+    def run_spec(self) -> Global___RunSpec:
+        """What to run."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Label]:
+        """At most 64."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        run_spec: Global___RunSpec | None = ...,
+        labels: _abc.Iterable[_types_pb2.Label] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_spec", b"run_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "project_id", b"project_id", "reason", b"reason", "request_id", b"request_id", "run_spec", b"run_spec", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRunOverridingGatesRequest: _TypeAlias = CreateRunOverridingGatesRequest  # noqa: Y015
+
+@_typing.final
+class ListAdmissionRefusalsRequest(_message.Message):
+    """Request of ListAdmissionRefusals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    page_size: _builtins.int
+    """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdmissionRefusalsRequest: _TypeAlias = ListAdmissionRefusalsRequest  # noqa: Y015
+
+@_typing.final
+class ListAdmissionRefusalsResponse(_message.Message):
+    """Response of ListAdmissionRefusals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMISSION_REFUSALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last page."""
+    @_builtins.property
+    def admission_refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmissionRefusal]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        admission_refusals: _abc.Iterable[Global___AdmissionRefusal] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_refusals", b"admission_refusals", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdmissionRefusalsResponse: _TypeAlias = ListAdmissionRefusalsResponse  # noqa: Y015
 
 @_typing.final
 class ReplayRunRequest(_message.Message):

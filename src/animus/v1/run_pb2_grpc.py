@@ -40,6 +40,16 @@ class RunServiceStub(object):
                 request_serializer=animus_dot_v1_dot_run__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
+        self.CreateRunOverridingGates = channel.unary_unary(
+                '/animus.v1.RunService/CreateRunOverridingGates',
+                request_serializer=animus_dot_v1_dot_run__pb2.CreateRunOverridingGatesRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.ListAdmissionRefusals = channel.unary_unary(
+                '/animus.v1.RunService/ListAdmissionRefusals',
+                request_serializer=animus_dot_v1_dot_run__pb2.ListAdmissionRefusalsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_run__pb2.ListAdmissionRefusalsResponse.FromString,
+                _registered_method=True)
         self.ReplayRun = channel.unary_unary(
                 '/animus.v1.RunService/ReplayRun',
                 request_serializer=animus_dot_v1_dot_run__pb2.ReplayRunRequest.SerializeToString,
@@ -107,7 +117,28 @@ class RunServiceServicer(object):
         Writes the run, its admission decision, its lineage and one audit entry together. A new request_id with an equal
         RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
         `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
-        `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+        `FIELD_INVALID`, also for a binding that is missing or that no step refers to, and for a run of more than 10,000
+        checks of quality gates; `GATE_NOT_PASSED` where a gate refuses, which ListAdmissionRefusals tells of from then on;
+        `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRunOverridingGates(self, request, context):
+        """Creates a run as CreateRun does, and lets it in where quality gates refuse it, with a reason that it keeps.
+
+        Needs the role `admin`. Where every gate is passed, the run is as CreateRun makes it, without the reason. Errors:
+        `GATE_OVERRIDE_OFF` where a gate that refuses does not allow it, recorded as other refusals are; those of CreateRun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdmissionRefusals(self, request, context):
+        """Lists the runs that quality gates refused, the newest first.
+
+        Errors: `PAGE_TOKEN_INVALID`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +147,7 @@ class RunServiceServicer(object):
     def ReplayRun(self, request, context):
         """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
 
-        Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+        Admitted, by the gates of now too, and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
         Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -173,7 +204,7 @@ class RunServiceServicer(object):
         """Answers what would happen if a run were created from a RunSpec; runs nothing and writes nothing.
 
         The same request over the same records gives the same bytes. Bindings that do not resolve are blockers in the
-        answer, not errors. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
+        answer, not errors, and so is what a quality gate refuses. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,6 +253,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CreateRun,
                     request_deserializer=animus_dot_v1_dot_run__pb2.CreateRunRequest.FromString,
                     response_serializer=animus_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'CreateRunOverridingGates': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRunOverridingGates,
+                    request_deserializer=animus_dot_v1_dot_run__pb2.CreateRunOverridingGatesRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'ListAdmissionRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdmissionRefusals,
+                    request_deserializer=animus_dot_v1_dot_run__pb2.ListAdmissionRefusalsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_run__pb2.ListAdmissionRefusalsResponse.SerializeToString,
             ),
             'ReplayRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplayRun,
@@ -307,6 +348,60 @@ class RunService(object):
             '/animus.v1.RunService/CreateRun',
             animus_dot_v1_dot_run__pb2.CreateRunRequest.SerializeToString,
             animus_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRunOverridingGates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.RunService/CreateRunOverridingGates',
+            animus_dot_v1_dot_run__pb2.CreateRunOverridingGatesRequest.SerializeToString,
+            animus_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdmissionRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.RunService/ListAdmissionRefusals',
+            animus_dot_v1_dot_run__pb2.ListAdmissionRefusalsRequest.SerializeToString,
+            animus_dot_v1_dot_run__pb2.ListAdmissionRefusalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,12 +39,25 @@ class RunServiceStub:
     Writes the run, its admission decision, its lineage and one audit entry together. A new request_id with an equal
     RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
     `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
-    `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+    `FIELD_INVALID`, also for a binding that is missing or that no step refers to, and for a run of more than 10,000
+    checks of quality gates; `GATE_NOT_PASSED` where a gate refuses, which ListAdmissionRefusals tells of from then on;
+    `REQUEST_ID_REUSED`.
+    """
+    CreateRunOverridingGates: _grpc.UnaryUnaryMultiCallable[_run_pb2.CreateRunOverridingGatesRequest, _run_pb2.Run]
+    """Creates a run as CreateRun does, and lets it in where quality gates refuse it, with a reason that it keeps.
+
+    Needs the role `admin`. Where every gate is passed, the run is as CreateRun makes it, without the reason. Errors:
+    `GATE_OVERRIDE_OFF` where a gate that refuses does not allow it, recorded as other refusals are; those of CreateRun.
+    """
+    ListAdmissionRefusals: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListAdmissionRefusalsRequest, _run_pb2.ListAdmissionRefusalsResponse]
+    """Lists the runs that quality gates refused, the newest first.
+
+    Errors: `PAGE_TOKEN_INVALID`.
     """
     ReplayRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReplayRunRequest, _run_pb2.Run]
     """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
 
-    Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+    Admitted, by the gates of now too, and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
     Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
     """
     CompareRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.CompareRunsRequest, _run_pb2.RunComparison]
@@ -77,7 +90,7 @@ class RunServiceStub:
     """Answers what would happen if a run were created from a RunSpec; runs nothing and writes nothing.
 
     The same request over the same records gives the same bytes. Bindings that do not resolve are blockers in the
-    answer, not errors. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
+    answer, not errors, and so is what a quality gate refuses. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]
     """Asks for a run to be cancelled. No attempt starts from then on; the run is CANCELED once no attempt is running.
@@ -111,12 +124,25 @@ class RunServiceAsyncStub(RunServiceStub):
     Writes the run, its admission decision, its lineage and one audit entry together. A new request_id with an equal
     RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
     `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
-    `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+    `FIELD_INVALID`, also for a binding that is missing or that no step refers to, and for a run of more than 10,000
+    checks of quality gates; `GATE_NOT_PASSED` where a gate refuses, which ListAdmissionRefusals tells of from then on;
+    `REQUEST_ID_REUSED`.
+    """
+    CreateRunOverridingGates: _aio.UnaryUnaryMultiCallable[_run_pb2.CreateRunOverridingGatesRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Creates a run as CreateRun does, and lets it in where quality gates refuse it, with a reason that it keeps.
+
+    Needs the role `admin`. Where every gate is passed, the run is as CreateRun makes it, without the reason. Errors:
+    `GATE_OVERRIDE_OFF` where a gate that refuses does not allow it, recorded as other refusals are; those of CreateRun.
+    """
+    ListAdmissionRefusals: _aio.UnaryUnaryMultiCallable[_run_pb2.ListAdmissionRefusalsRequest, _run_pb2.ListAdmissionRefusalsResponse]  # type: ignore[assignment]
+    """Lists the runs that quality gates refused, the newest first.
+
+    Errors: `PAGE_TOKEN_INVALID`.
     """
     ReplayRun: _aio.UnaryUnaryMultiCallable[_run_pb2.ReplayRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
 
-    Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+    Admitted, by the gates of now too, and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
     Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
     """
     CompareRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.CompareRunsRequest, _run_pb2.RunComparison]  # type: ignore[assignment]
@@ -149,7 +175,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """Answers what would happen if a run were created from a RunSpec; runs nothing and writes nothing.
 
     The same request over the same records gives the same bytes. Bindings that do not resolve are blockers in the
-    answer, not errors. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
+    answer, not errors, and so is what a quality gate refuses. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Asks for a run to be cancelled. No attempt starts from then on; the run is CANCELED once no attempt is running.
@@ -186,7 +212,32 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         Writes the run, its admission decision, its lineage and one audit entry together. A new request_id with an equal
         RunSpec is a new run; `equal_runs` names the earlier ones. Errors: `PIPELINE_SPEC_UNKNOWN`,
         `DATASET_VERSION_UNKNOWN`, `ENVIRONMENT_LOCK_UNKNOWN` when a binding names nothing of this project;
-        `FIELD_INVALID`, also for a binding that is missing or that no step refers to; `REQUEST_ID_REUSED`.
+        `FIELD_INVALID`, also for a binding that is missing or that no step refers to, and for a run of more than 10,000
+        checks of quality gates; `GATE_NOT_PASSED` where a gate refuses, which ListAdmissionRefusals tells of from then on;
+        `REQUEST_ID_REUSED`.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRunOverridingGates(
+        self,
+        request: _run_pb2.CreateRunOverridingGatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Creates a run as CreateRun does, and lets it in where quality gates refuse it, with a reason that it keeps.
+
+        Needs the role `admin`. Where every gate is passed, the run is as CreateRun makes it, without the reason. Errors:
+        `GATE_OVERRIDE_OFF` where a gate that refuses does not allow it, recorded as other refusals are; those of CreateRun.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAdmissionRefusals(
+        self,
+        request: _run_pb2.ListAdmissionRefusalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.ListAdmissionRefusalsResponse, _abc.Awaitable[_run_pb2.ListAdmissionRefusalsResponse]]:
+        """Lists the runs that quality gates refused, the newest first.
+
+        Errors: `PAGE_TOKEN_INVALID`.
         """
 
     @_abc_1.abstractmethod
@@ -197,7 +248,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Creates a run from the RunSpec of another, which its `replay_of` names; the other is left as it is.
 
-        Admitted and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
+        Admitted, by the gates of now too, and written as CreateRun does, with one edge of lineage more: the new run was informed by the other.
         Errors: `RUN_UNKNOWN`; those of CreateRun's admission; `REQUEST_ID_REUSED`.
         """
 
@@ -266,7 +317,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers what would happen if a run were created from a RunSpec; runs nothing and writes nothing.
 
         The same request over the same records gives the same bytes. Bindings that do not resolve are blockers in the
-        answer, not errors. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
+        answer, not errors, and so is what a quality gate refuses. Errors: `FIELD_INVALID`; `RUN_UNKNOWN` for `compare_run_id`.
         """
 
     @_abc_1.abstractmethod
