@@ -20,7 +20,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to stop yet, and no trac
 try:
     from demo.stack import Stack, check_port, free_port, stop_left
     from demo.state import DemoError, choose_folder, make_folder, take_lock
-    from demo.story import PROJECT, Story, head_commit, say
+    from demo.story import Story, head_commit
+    from demo.telling import PROJECT, say
 except ModuleNotFoundError as error:
     sys.exit(f"demo: {error.name} is missing: `make demo` installs what the demo needs")
 

@@ -101,6 +101,7 @@ def expected_lines(port: int) -> list[str]:
         "==> starting demo stack",
         f"==> waiting for gateway http://localhost:{port}/healthz",
         "==> create project",
+        "==> quality",
         "==> create run",
         "==> dry-run",
         "==> userspace execution (data plane surface)",
@@ -144,6 +145,13 @@ def check_transcript(checks: Checks, shown: Transcript, port: int) -> None:
     )
     checks.check("the replay reproduces it", bool(again), again)
     checks.check("another seed diverges, and the step is named", bool(other), other)
+    verdicts = [shown.first(rf"^    {rule} +([A-Z]+)$") for rule in ("tumours-complete", "classes-balanced")]
+    checks.check("one rule passes and one fails", verdicts == ["PASS", "FAIL"], verdicts)
+    refused = shown.first(r"^    refused: (.*half-are-benign.*)$")
+    checks.check("the gate refuses a run and names the check", bool(refused), refused)
+    against = shown.section("evidence of the run that was let in against the gate")
+    overridden = next((line.strip() for line in against if "The demo shows an override" in line), "")
+    checks.check("the override is in the evidence", bool(overridden), overridden)
     evidence = shown.first(r"^ +(SIGNED|CONSISTENT|WITNESSED): ")
     checks.check("the evidence verifies in an empty environment", bool(evidence), evidence)
 

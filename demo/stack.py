@@ -22,7 +22,8 @@ START_SECONDS = 120.0
 STOP_SECONDS = 40.0
 PATIENCE_SECONDS = 90.0  # for all tries of a call
 MAX_RESTARTS = 5
-ABORTED = 10  # google.rpc.Code: repeat the call; over HTTP it has the same status as ALREADY_EXISTS
+FAILED_PRECONDITION = 9  # google.rpc.Code, as is
+ABORTED = 10  # repeat the call; over HTTP it has the same status as ALREADY_EXISTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,19 @@ class Answer:
 
     body: Tree
     replayed: bool  # this request_id was answered before, and this is that answer
+
+
+class RefusedError(DemoError):
+    """The server refuses a call for the state of things, and says which."""
+
+    def __init__(self, what: str, answer: Tree) -> None:
+        super().__init__(what)
+        self._answer = answer
+
+    def preconditions(self) -> list[Tree]:
+        """What does not hold."""
+        kind = "type.googleapis.com/google.rpc.PreconditionFailure"
+        return [each for detail in self._answer["details"] if detail["@type"] == kind for each in detail["violations"]]
 
 
 class Stack:
@@ -124,7 +138,8 @@ class Stack:
                 return Answer(answer, replayed)
             again = status in (0, 429, 503, 504) or (status == 409 and answer.get("code") == ABORTED)
             if not again or time.monotonic() - began > PATIENCE_SECONDS:
-                raise DemoError(f"{verb} {path} answers {status or 'nothing'}: {answer.get('message', '')}")
+                what = f"{verb} {path} answers {status or 'nothing'}: {answer.get('message', '')}"
+                raise RefusedError(what, answer) if answer.get("code") == FAILED_PRECONDITION else DemoError(what)
             time.sleep(min(1.0, 0.1 * 2**tries))
             self.check()
         raise AssertionError("itertools.count() ended")

@@ -13,13 +13,8 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-
-from animus import codec
 from animus.domain import document
 from animus.domain.dataset import Column, DatasetVersion
 from animus.domain.pipeline import load_pipeline_spec
@@ -27,17 +22,19 @@ from animus.domain.run import Commit, DatasetBinding, Parameter, ParameterType, 
 from animus.sdk import dataset_version, running_environment
 from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2
 from demo.processes import ended, launch, stop, write_mark
+from demo.quality import Quality
 from demo.runner import CODE, REQUEST_PREFIX, write_new
 from demo.stack import Stack, Tree
 from demo.state import CHECKOUT, DemoError
+from demo.telling import PROJECT, as_json, expect, say, short, word
 
-PROJECT = "demo"
 DATASET = "breast-cancer-wisconsin"
 REPOSITORY = "animus-demo"  # a name and no path, so that each clone has the same RunSpec
 TOKEN_DAYS = 30
 MAX_RUNNERS = 5
 
-SOURCE = "pkg:pypi/scikit-learn#sklearn/datasets/data/breast_cancer.csv"
+COPY = "sklearn/datasets/data/breast_cancer.csv"
+SOURCE = f"pkg:pypi/scikit-learn#{COPY}"
 ABOUT = (
     "Breast Cancer Wisconsin (Diagnostic): 569 tumours, 30 measurements each, benign or malignant. "
     "W. Wolberg, O. Mangasarian, N. Street, W. Street, UCI Machine Learning Repository, 1995, "
@@ -69,28 +66,6 @@ SCENARIO = {
 }
 
 
-def say(text: str) -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
-
-
-def as_json(value: object, message: Message) -> Tree:
-    """The proto JSON of a domain value."""
-    return json_format.MessageToDict(codec.encode(value, message))
-
-
-def short(name: str) -> str:
-    """A resource name for people: without the project, digests by their first digits."""
-    name = name.removeprefix(f"projects/{PROJECT}/")
-    head, separator, tail = name.partition("sha256:")
-    return f"{head}{separator}{tail[:12]}…" if separator else name
-
-
-def word(enum: str, prefix: str) -> str:
-    """An enum value for people."""
-    return enum.removeprefix(prefix).lower()
-
-
 class Story:
     """The demo's run, from its registrations to what is on record about it."""
 
@@ -107,6 +82,9 @@ class Story:
         """Does all of it. Raises DemoError when something is not as it should be."""
         say("==> create project")
         version, spec = self.register()
+        quality = Quality(self, version, self.data)
+        quality.judge()
+        quality.gate(quality.complete)
         say("==> create run")
         self.create_run(spec)
         say("==> dry-run")
@@ -119,7 +97,11 @@ class Story:
         self.show_log()
         if run["state"] == "RUN_STATE_SUCCEEDED":
             self.reproduce(spec)
-            self.show_evidence()
+            overridden = quality.show_gate(spec)
+            say("==> evidence")
+            self.show_evidence(self.run_id)
+            say("==> evidence of the run that was let in against the gate")
+            self.show_evidence(overridden)
         (self.folder / "run.json").unlink()  # the next demo makes a run of its own
         if run["state"] != "RUN_STATE_SUCCEEDED":
             raise DemoError(f"run {self.run_id} ended {word(run['state'], 'RUN_STATE_')}: see {self.folder}/runs")
@@ -185,18 +167,19 @@ class Story:
         )
 
     def stage(self) -> DatasetVersion:
-        """Copies the dataset out of the package that ships it, and hashes the copy."""
+        """Writes the dataset of the package that ships it, with a line of names, and hashes what it wrote."""
         package = importlib.metadata.distribution("scikit-learn")
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(parents=True)
-        for source, name in (
-            ("sklearn/datasets/data/breast_cancer.csv", "breast_cancer.csv"),
-            ("sklearn/datasets/descr/breast_cancer.rst", "breast_cancer.rst"),
-        ):
-            shutil.copyfile(Path(str(package.locate_file(source))), self.data / name)
         features = [f"{kind} {measure}" for kind in ("mean", "error of", "worst") for measure in MEASURES]
         columns = [*(Column(name, "float64") for name in features), Column("benign", "int64")]
-        return dataset_version(DATASET, self.data, "text/csv", columns, source=SOURCE)
+        # The first line of the package's copy says how many rows there are, not what is in them.
+        _, *rows = Path(str(package.locate_file(COPY))).read_text().splitlines()
+        names = ",".join(column.name for column in columns)
+        (self.data / "tumours.csv").write_text("\n".join([names, *rows]) + "\n")
+        return dataset_version(
+            DATASET, self.data, "text/csv", columns, row_count=len(rows), source=SOURCE, licence="CC-BY-4.0"
+        )
 
     def register_token(self) -> None:
         """Gives the runner a token of its own; the control plane gets to know no more than its hash."""
@@ -236,7 +219,8 @@ class Story:
         expect("the RunSpec digest", run["runSpecDigest"], digest)
         admission = run["admission"]
         outcome = word(admission["outcome"], "ADMISSION_OUTCOME_")
-        say(f"    run {self.run_id}  {outcome} after {len(admission['checks'])} checks")
+        checks = len(admission["checks"]) + len(admission.get("gateChecks", []))
+        say(f"    run {self.run_id}  {outcome} after {checks} checks, {len(admission.get('gateChecks', []))} of a gate")
         say(f"    RunSpec digest {digest}")
         again, replayed = self.change_or_replay(f"/v1/projects/{PROJECT}/runs", kept["requestId"], body)
         expect("the run of the repeated request", again["runId"], self.run_id)
@@ -428,13 +412,12 @@ class Story:
         """A request_id for something that is done once for this run."""
         return f"{REQUEST_PREFIX}{what}-{hashlib.sha256(f'{what} {self.run_id}'.encode()).hexdigest()[:32]}"
 
-    def show_evidence(self) -> None:
-        """Exports the run's evidence, and has it verified by the one file, which has nothing but Python and a key."""
-        say("==> evidence")
+    def show_evidence(self, run_id: str) -> None:
+        """Exports a run's evidence, and has it verified by the one file, which has nothing but Python and a key."""
         bundle, key = self.folder / "evidence.zip", self.folder / "auditor.vkey"
         bundle.unlink(missing_ok=True)
         server = ("--address", self.stack.grpc, "--token-file", str(self.stack.data / "admin.token"))
-        command = ["-m", "animus.cli", "evidence", "export", "--project", PROJECT, "--run", self.run_id]
+        command = ["-m", "animus.cli", "evidence", "export", "--project", PROJECT, "--run", run_id]
         done = run_python([*command, *server, "--output", str(bundle)], dict(os.environ))
         if done.returncode != 0:
             raise DemoError(f"the evidence cannot be exported: {done.stderr.strip()}")
@@ -471,12 +454,6 @@ def run_python(arguments: list[str], environment: dict[str, str]) -> subprocess.
     """Runs Python in an environment of variables to its end."""
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def expect(what: str, found: Any, wanted: Any) -> None:
-    """Raises DemoError unless two values are equal."""
-    if found != wanted:
-        raise DemoError(f"{what}: {found!r} instead of {wanted!r}")
 
 
 def head_commit() -> str:

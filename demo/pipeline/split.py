@@ -29,7 +29,7 @@ def part(rows: list[str], seed: str, held_out: Fraction) -> tuple[list[str], lis
 
 def main() -> int:
     """Writes both parts."""
-    _, *rows = Path("inputs/measurements/breast_cancer.csv").read_text().splitlines()
+    _, *rows = Path("inputs/measurements/tumours.csv").read_text().splitlines()
     train, test = part(rows, parameter("seed"), Fraction(parameter("test_fraction")))
     Path("outputs/train").write_text("\n".join(train) + "\n")
     Path("outputs/test").write_text("\n".join(test) + "\n")

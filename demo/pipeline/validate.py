@@ -1,7 +1,7 @@
 """Step `validate`: refuses a table that is not what the later steps rely on, and reports what it holds.
 
-The table is breast_cancer.csv as scikit-learn ships it: a first line `rows,features,name of class 0,name of class 1`,
-then one line for each tumour: the features, and its class.
+The table has a first line with the names of its columns, then one line for each tumour: the features, and its class,
+which is 1 for benign and 0 for malignant.
 """
 
 import csv
@@ -12,26 +12,27 @@ from pathlib import Path
 
 from demo.pipeline.files import decimal, write_json, write_metrics
 
+CLASS = "benign"
+CLASSES = {"0": "malignant", "1": "benign"}
+
 
 def problems(header: list[str], rows: list[list[str]]) -> list[str]:
     """What is wrong with the table, in words; nothing if all is well."""
-    if len(header) != 4 or not (header[0].isdecimal() and header[1].isdecimal()):
-        return ["the first line is not rows,features,class,class"]
-    width = int(header[1]) + 1
+    if header[-1] != CLASS:
+        return [f"the last column is not {CLASS!r}"]
+    width = len(header)
     found = []
-    if len(rows) != int(header[0]):
-        found.append(f"{len(rows)} rows, and the first line says {header[0]}")
     for line, row in enumerate(rows, start=2):
         if len(row) != width:
             found.append(f"line {line}: {len(row)} values instead of {width}")
-        elif row[-1] not in ("0", "1"):
+        elif row[-1] not in CLASSES:
             found.append(f"line {line}: the class is {row[-1]!r}")
         elif not all(is_measurement(value) for value in row[:-1]):
             found.append(f"line {line}: a value that is no measurement")
     repeated = [line for line, count in Counter(map(tuple, rows)).items() if count > 1]
     if repeated:
         found.append(f"{len(repeated)} rows stand more than once")
-    if {row[-1] for row in rows} != {"0", "1"}:
+    if {row[-1] for row in rows} != CLASSES.keys():
         found.append("one of the two classes is missing")
     return found
 
@@ -46,7 +47,7 @@ def is_measurement(text: str) -> bool:
 
 def main() -> int:
     """Writes the report, or says what is wrong."""
-    with Path("inputs/measurements/breast_cancer.csv").open(newline="") as file:
+    with Path("inputs/measurements/tumours.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     found = problems(header, rows)
     for problem in found[:20]:
@@ -54,13 +55,13 @@ def main() -> int:
     if found:
         return 1
     classes = Counter(row[-1] for row in rows)
-    features = [sorted(float(row[index]) for row in rows) for index in range(int(header[1]))]
+    features = [sorted(float(row[index]) for row in rows) for index in range(len(header) - 1)]
     write_json(
         "outputs/report",
         {
             "schema": "demo.validation_report/v1",
             "rows": len(rows),
-            "classes": [{"name": header[2 + int(c)], "rows": classes[c]} for c in sorted(classes)],
+            "classes": [{"name": CLASSES[c], "rows": classes[c]} for c in sorted(classes)],
             "ranges": [{"least": decimal(values[0]), "most": decimal(values[-1])} for values in features],
         },
     )

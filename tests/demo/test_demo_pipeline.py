@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-TABLE = Path(
-    str(importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/breast_cancer.csv"))
-)
+SHIPPED = importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/breast_cancer.csv")
+ROWS = Path(str(SHIPPED)).read_text().splitlines()[1:]
+TABLE = "\n".join([",".join([*(f"feature {number}" for number in range(30)), "benign"]), *ROWS]) + "\n"
 STEPS = ("validate", "split", "train", "evaluate")
 
 
@@ -35,7 +35,7 @@ def run_step(folder: Path, step: str, hash_seed: str = "0") -> "subprocess.Compl
 def workspace(folder: Path, table: str, **parameters: str) -> Path:
     """A folder with the dataset and the parameters."""
     (folder / "inputs" / "measurements").mkdir(parents=True)
-    (folder / "inputs" / "measurements" / "breast_cancer.csv").write_text(table)
+    (folder / "inputs" / "measurements" / "tumours.csv").write_text(table)
     base = {"seed": "7", "test_fraction": "0.25", "controls": "19", "inverse_regularisation": "1"}
     (folder / "parameters.json").write_text(json.dumps(base | parameters))
     return folder
@@ -48,8 +48,8 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 def test_two_executions_write_the_same_bytes_and_beat_chance(tmp_path: Path) -> None:
     """Neither the order of the rows nor the hash seed changes a byte, and the metrics show that it learnt something."""
-    header, *rows = TABLE.read_text().splitlines()
-    one = workspace(tmp_path / "one", TABLE.read_text())
+    header, *rows = TABLE.splitlines()
+    one = workspace(tmp_path / "one", TABLE)
     other = workspace(tmp_path / "other", "\n".join([header, *reversed(rows)]) + "\n")
     for step in STEPS:
         for folder, hash_seed in ((one, "0"), (other, "1")):
@@ -65,12 +65,12 @@ def test_two_executions_write_the_same_bytes_and_beat_chance(tmp_path: Path) -> 
 
 def test_another_seed_is_another_split(tmp_path: Path) -> None:
     """The parameter reaches the step: what is held out depends on it, and nothing is in both parts."""
-    one, other = (workspace(tmp_path / seed, TABLE.read_text(), seed=seed) for seed in ("7", "8"))
+    one, other = (workspace(tmp_path / seed, TABLE, seed=seed) for seed in ("7", "8"))
     for folder in (one, other):
         assert run_step(folder, "split").returncode == 0
     assert outputs(one)["test"] != outputs(other)["test"]
     held_out, trained = (set(outputs(one)[name].splitlines()) for name in ("test", "train"))
-    assert held_out | trained == set(TABLE.read_bytes().splitlines()[1:])
+    assert held_out | trained == set(TABLE.encode().splitlines()[1:])
     assert not held_out & trained
 
 
@@ -80,15 +80,14 @@ def test_another_seed_is_another_split(tmp_path: Path) -> None:
         (lambda table: table.replace("17.99", "nan", 1), "line 2: a value that is no measurement"),
         (lambda table: table.replace("17.99,", "", 1), "line 2: 30 values instead of 31"),
         (lambda table: table.replace("0.1189,0", "0.1189,2", 1), "line 2: the class is '2'"),
-        (lambda table: table[: table.rindex("\n", 0, -1) + 1], "568 rows, and the first line says 569"),
-        (lambda table: table.replace("569,", "570,", 1) + table.splitlines()[1] + "\n", "1 rows stand more than once"),
-        (lambda table: "a,b\n" + table, "the first line is not rows,features,class,class"),
+        (lambda table: table + table.splitlines()[1] + "\n", "1 rows stand more than once"),
+        (lambda table: "a,b\n" + table, "the last column is not 'benign'"),
     ],
 )
 def test_validation_refuses_a_table_that_is_not_as_it_should_be(tmp_path: Path, mangle: object, said: str) -> None:
     """Each kind of damage is named with its line, and no report is written."""
     assert callable(mangle)
-    folder = workspace(tmp_path / "here", mangle(TABLE.read_text()))
+    folder = workspace(tmp_path / "here", mangle(TABLE))
     done = run_step(folder, "validate")
     assert done.returncode == 1
     assert said in done.stderr
