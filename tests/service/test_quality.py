@@ -254,6 +254,17 @@ async def test_what_a_call_names_must_be_there(server: Server, project: str) -> 
     assert [each.record.name for each in listed.quality_rules] == [ours.record.name]
 
 
+async def test_a_profile_counts_the_rows_of_its_version(server: Server, project: str) -> None:
+    """Where the version says how many rows it has, a profile of another number is of something else."""
+    known = version(project, TWO)
+    known.dataset_version.row_count = 5
+    await server.admin("RegisterDatasetVersion", known)
+    with pytest.raises(Failure) as found:
+        await server.admin("RegisterQualityProfile", profile(4, project_id=project, digest=TWO))
+    assert list(found.value.fields) == ["qualityProfile.rowCount"]
+    await server.admin("RegisterQualityProfile", profile(5, project_id=project, digest=TWO))
+
+
 def _reason(method: str) -> str:
     """The reason of what a method does not find."""
     return f"QUALITY_{method.removeprefix('GetQuality').upper()}_UNKNOWN"

@@ -130,6 +130,7 @@ async def test_the_newest_verdict_governs(world: World) -> None:
     refused = await world.run()
     assert (refused.reason, refused.metadata["verdict"]) == ("GATE_NOT_PASSED", "fail")
     assert "is FAIL" in refused.message
+    assert "1 is below the minimum 2" in refused.message  # the check that does not hold
     third = await world.judge(3)
     assert len({first, second, third}) == 3
     assert verdicts(await world.run()) == [(third, PASS, 1)]

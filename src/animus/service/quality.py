@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from animus.domain.dataset import DatasetVersion
+from animus.domain.dataset import UNKNOWN, DatasetVersion
 from animus.domain.document import load, seal
 from animus.domain.errors import invalid
 from animus.domain.lineage import edges_of_evaluation
@@ -82,11 +82,7 @@ class QualityService:
             change = await registered(view)
             if change.records:
                 version = await _need_version(view, profile.dataset_id, profile.content_digest)
-                size = version.value.size_bytes
-                if profile.size_bytes != size:
-                    raise invalid(
-                        "qualityProfile.sizeBytes", f"is {profile.size_bytes}, and the version has {size} bytes"
-                    )
+                _check_against(profile, version.value)
             return change
 
         return await self.work.change(call_of(caller, request), decide)
@@ -223,6 +219,18 @@ def _evaluated(
     loaded = {digest: load(document, QualityProfile) for digest, document in profiles.items()}
     profile = loaded[request.profile_digest]
     return evaluate(project_id, rule, request.rule_digest, profile, request.profile_digest, loaded, time)
+
+
+def _check_against(profile: QualityProfile, version: DatasetVersion) -> None:
+    """Refuses a profile that counts other bytes or rows than its version has."""
+    if profile.size_bytes != version.size_bytes:
+        raise invalid(
+            "qualityProfile.sizeBytes", f"is {profile.size_bytes}, and the version has {version.size_bytes} bytes"
+        )
+    if version.row_count not in (UNKNOWN, profile.row_count):
+        raise invalid(
+            "qualityProfile.rowCount", f"is {profile.row_count}, and the version has {version.row_count} rows"
+        )
 
 
 def _recorded(view: View, caller: Caller, action: str, evaluation: QualityEvaluation) -> Change:

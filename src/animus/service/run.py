@@ -1,10 +1,11 @@
 """RunService."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from animus.codec import decode_all, encode
 from animus.domain.comparison import ComparedRun, check_other_run, compare_runs
-from animus.domain.document import Sealed, digest, dump, seal
+from animus.domain.document import Sealed, digest, dump, load, seal
 from animus.domain.dry_run import MAX_SCENARIOS, Scenario, compare, simulate
 from animus.domain.errors import Invalid, NotFound, Precondition, Refused, Violation
 from animus.domain.labels import Label, sorted_labels
@@ -17,6 +18,7 @@ from animus.domain.names import (
     check_length,
     comparison_name,
     dataset_version_name,
+    distinct,
     plan_name,
     run_artifact_name,
     run_name,
@@ -24,7 +26,7 @@ from animus.domain.names import (
 )
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan, make_plan
-from animus.domain.quality import QualityVerdict
+from animus.domain.quality import QualityEvaluation, QualityOutcome, QualitySeverity, QualityVerdict
 from animus.domain.run import (
     NO_GATES,
     AdmissionDecision,
@@ -47,6 +49,11 @@ from animus.service.run_state import LoadedRun, RunStates
 from animus.store.records import RunSpecFacts, Stored, unknown
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import run_pb2 as pb
+
+MAX_EXPLAINED = 10  # evaluations of which a refusal says what does not hold
+MAX_NAMED = 5  # checks of one that it names
+
+Evaluations = Mapping[str, QualityEvaluation]  # by digest
 
 UNKNOWN_BY_CHECK = {
     "pipeline-spec-registered": "PIPELINE_SPEC_UNKNOWN",
@@ -151,7 +158,7 @@ class RunService:
         with at_path("runSpec"):
             check_bindings(spec, pipeline, asked.sent_order)
         if decision.outcome is AdmissionOutcome.REFUSED:
-            raise _refused_by_gates(view, asked, decision, gates)
+            raise _refused_by_gates(view, asked, decision, gates, await _explained(view, decision))
         run = Run(view.new_id(), sealed_spec.digest, view.time, asked.labels, decision, replay_of)
         sealed = seal(run)
         edges = (
@@ -281,7 +288,8 @@ class RunService:
             decision = _decide_admission(view.project_id, spec, facts, gates, "")
             reply = pb.DryRunReport(run_spec_digest=spec_digest)
             encode(decision, reply.admission)
-            for violation in _blockers(spec, pipeline, decision, _sent_order(request)):
+            evaluations = await _explained(view, decision)
+            for violation in _blockers(spec, pipeline, decision, evaluations, _sent_order(request)):
                 reply.blockers.add(field=violation.field, description=violation.description)
             reply.equal_runs.extend(run_name(view.project_id, run_id) for run_id in facts.equal_runs)
             if request.compare_run_id:
@@ -407,7 +415,18 @@ def _decide_admission(
         )
 
 
-def _refused_by_gates(view: View, asked: _Asked, decision: AdmissionDecision, gates: GateFacts) -> Refused:
+async def _explained(view: View, decision: AdmissionDecision) -> Evaluations:
+    """The first evaluations that keep a run out; one statement, and none where all gates pass."""
+    digests = distinct(check.evaluation_digest for check in decision.refused_by_gates() if check.evaluation_digest)
+    if not digests:
+        return {}
+    found = await view.documents(QualityEvaluation, "digest", digests[:MAX_EXPLAINED])
+    return {digest: load(document, QualityEvaluation) for digest, document in found.items()}
+
+
+def _refused_by_gates(
+    view: View, asked: _Asked, decision: AdmissionDecision, gates: GateFacts, evaluations: Evaluations
+) -> Refused:
     """The refusal of a run by gates, with the record of it."""
     spec = asked.spec
     refusal = AdmissionRefusal(spec.digest, spec.value.pipeline_spec_digest, asked.replay_of, decision, view.time)
@@ -416,7 +435,10 @@ def _refused_by_gates(view: View, asked: _Asked, decision: AdmissionDecision, ga
         reason = "GATE_OVERRIDE_OFF"
         checks = tuple(check for check in checks if not gates.gates[check.gate_digest].override_allowed)
     found = [
-        Precondition(dataset_version_name(view.project_id, check.dataset_id, check.content_digest), _verdict_of(check))
+        Precondition(
+            dataset_version_name(view.project_id, check.dataset_id, check.content_digest),
+            _verdict_of(check, evaluations.get(check.evaluation_digest)),
+        )
         for check in checks
     ]
     may_not = ", and may not be overridden" if asked.override_reason else ""
@@ -435,16 +457,29 @@ def _refused_by_gates(view: View, asked: _Asked, decision: AdmissionDecision, ga
     )
 
 
-def _verdict_of(check: AdmissionGateCheck) -> str:
-    """What a check of a gate found, for people."""
+def _verdict_of(check: AdmissionGateCheck, evaluation: QualityEvaluation | None) -> str:
+    """What a check of a gate found, for people; with the evaluation, which checks of the rule do not hold."""
     rule = f"the rule {check.rule_digest} of {check.evaluator}"
     if check.verdict is QualityVerdict.NONE:
         return f"{rule} has no verdict on this version: evaluate it"
-    return f"the newest verdict of {rule} is {check.verdict.name}"
+    verdict = f"the newest verdict of {rule} is {check.verdict.name}"
+    if evaluation is None:
+        return verdict
+    failed = [
+        f"{result.check}: {result.reason}"
+        for result in evaluation.results
+        if result.outcome is not QualityOutcome.PASS and result.severity is QualitySeverity.ERROR
+    ]
+    more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
+    return f"{verdict} ({evaluation.rule_name}: {'; '.join(failed[:MAX_NAMED])}{more})"
 
 
 def _blockers(
-    spec: RunSpec, pipeline: PipelineSpec | None, decision: AdmissionDecision, sent_order: list[str]
+    spec: RunSpec,
+    pipeline: PipelineSpec | None,
+    decision: AdmissionDecision,
+    evaluations: Evaluations,
+    sent_order: list[str],
 ) -> list[Violation]:
     """What keeps a run out, by path of the RunSpec."""
     blockers = [
@@ -452,7 +487,11 @@ def _blockers(
         for check in decision.refused()
     ]
     blockers += [
-        Violation(f"datasets[{check.dataset_ref}]", f"does not pass the gate {check.gate_digest}: {_verdict_of(check)}")
+        Violation(
+            f"datasets[{check.dataset_ref}]",
+            f"does not pass the gate {check.gate_digest}: "
+            + _verdict_of(check, evaluations.get(check.evaluation_digest)),
+        )
         for check in decision.refused_by_gates()
     ]
     if pipeline is not None:
