@@ -150,7 +150,7 @@ def check_transcript(checks: Checks, shown: Transcript, port: int) -> None:
     refused = shown.first(r"^    refused: (.*half-are-benign.*)$")
     checks.check("the gate refuses a run and names the check", bool(refused), refused)
     against = shown.section("evidence of the run that was let in against the gate")
-    overridden = next((line.strip() for line in against if "The demo shows an override" in line), "")
+    overridden = next((line.strip() for line in against if re.match(r" +OVERRIDE .*The demo shows", line)), "")
     checks.check("the override is in the evidence", bool(overridden), overridden)
     evidence = shown.first(r"^ +(SIGNED|CONSISTENT|WITNESSED): ")
     checks.check("the evidence verifies in an empty environment", bool(evidence), evidence)

@@ -17,6 +17,11 @@ GOOD = """\
 ==> starting demo stack
 ==> waiting for gateway http://localhost:8080/healthz
 ==> create project
+==> quality
+    tumours-complete  PASS
+      rows                 pass   569
+    classes-balanced  FAIL
+      half-are-benign      fail   0.627  0.627 is above the maximum 0.55
 ==> create run
     run 0123456789abcdef0123456789abcdef  admitted after 3 checks
     RunSpec digest sha256:1111111111111111111111111111111111111111111111111111111111111111
@@ -44,9 +49,14 @@ GOOD = """\
     replayed: REPRODUCED; 1 of 1 outputs are equal
     with another seed: DIVERGED, first at step train; 0 of 1 outputs are equal
     parameters.seed: 7 and 8
+==> quality gate
+    refused: the newest verdict of the rule is FAIL (classes-balanced: half-are-benign: 0.627 is above the maximum 0.55)
 ==> evidence
     SIGNED: here/evidence.zip
       checked    29 files are those of the manifests
+==> evidence of the run that was let in against the gate
+    SIGNED: here/evidence.zip
+      OVERRIDE   by admin: The demo shows an override.
 ==> demo complete
 """
 
@@ -84,6 +94,10 @@ def test_a_good_transcript_passes_every_check() -> None:
         lambda text: text.replace("replayed: REPRODUCED", "replayed: DIVERGED"),
         lambda text: text.replace("DIVERGED, first at step train", "DIVERGED"),
         lambda text: text.replace("    SIGNED: ", "    INVALID: "),
+        lambda text: text.replace("classes-balanced  FAIL", "classes-balanced  PASS"),
+        lambda text: text.replace("    refused: ", "    admitted: "),
+        lambda text: text.replace("(classes-balanced: half-are-benign: ", "("),
+        lambda text: text.replace("      OVERRIDE   by admin: ", "      by admin: "),
     ],
 )
 def test_each_thing_that_may_be_wrong_with_a_transcript_is_seen(wrong: Callable[[str], str]) -> None:

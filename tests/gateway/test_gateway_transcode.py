@@ -656,7 +656,8 @@ def test_a_reply_has_every_field_without_presence_and_bytes_in_base64() -> None:
         "document": "//4=",
     }
     version = dataset_pb2.DatasetVersion(size_bytes=2**53 - 1)
-    assert json.loads(encode_reply(version)) == {"sizeBytes": "9007199254740991", "columns": [], "files": []}
+    lists = ("columns", "derivedFrom", "files", "labels", "uris")
+    assert json.loads(encode_reply(version)) == {"sizeBytes": "9007199254740991", **{name: [] for name in lists}}
     assert b"\n" not in encode_reply(dataset_pb2.Dataset(description="a\nb"))
 
 
