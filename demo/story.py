@@ -414,7 +414,7 @@ class Story:
 
     def show_evidence(self, run_id: str) -> None:
         """Exports a run's evidence, and has it verified by the one file, which has nothing but Python and a key."""
-        bundle, key = self.folder / "evidence.zip", self.folder / "auditor.vkey"
+        bundle, key = self.folder / f"evidence-{run_id}.zip", self.folder / "auditor.vkey"
         bundle.unlink(missing_ok=True)
         server = ("--address", self.stack.grpc, "--token-file", str(self.stack.data / "admin.token"))
         command = ["-m", "animus.cli", "evidence", "export", "--project", PROJECT, "--run", run_id]
@@ -434,10 +434,13 @@ class Story:
         """Reads back every record that the project lists, and finds its digest in the audit entry that it names."""
         base = f"/v1/projects/{PROJECT}"
         found = [self.stack.get(base)]
-        for path, field in (("datasets", "datasets"), (f"datasets/{DATASET}/versions", "datasetVersions")):
-            found += self.stack.list(f"{base}/{path}", field)
-        for path in ("environmentLocks", "pipelineSpecs", "runs"):
+        for path in ("datasets", "environmentLocks", "pipelineSpecs", "qualityRules", "qualityGates", "runs"):
             found += self.stack.list(f"{base}/{path}", path)
+        for version in self.stack.list(f"{base}/datasets/{DATASET}/versions", "datasetVersions"):
+            path = f"{base}/datasets/{DATASET}/versions/{version['contentDigest']}"
+            found.append(version)
+            for kind in ("qualityProfiles", "qualityEvaluations"):
+                found += self.stack.list(f"{path}/{kind}", kind)
         for run in self.stack.list(f"{base}/runs", "runs"):
             path = f"{base}/runs/{run['runId']}"
             found += [self.stack.get(f"{path}/plan")] if run.get("planDigest") else []
