@@ -6,17 +6,20 @@ checked on the rows of the project one after the other, in the order that was as
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
+from animus.domain.external_lineage import ExternalEvent, ExternalEventType
 from animus.domain.filter import And, FieldType, Filter, FilterField, Not, Or, Term
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.project import Project
-from animus.domain.run import Artifact, Metric, Run
+from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule, QualityVerdict
+from animus.domain.quality_gate import QualityGate
+from animus.domain.run import AdmissionRefusal, Artifact, Metric, Run
 from animus.domain.state import RunState
 
 
@@ -37,8 +40,8 @@ def _document(name: str, key: str, row: str = "r") -> Column:
     return _column(name, sql=f"""animus.field({row}.document, '{key}') COLLATE "C" """.rstrip())
 
 
-def _enum(name: str, prefix: str, kind: type[enum.StrEnum], sql: str) -> Column:
-    values = tuple((f"{prefix}_{member.name}", member.value) for member in kind)
+def _enum(name: str, prefix: str, members: Iterable[enum.StrEnum], sql: str) -> Column:
+    values = tuple((f"{prefix}_{member.name if member else 'UNSPECIFIED'}", member.value) for member in members)
     return Column(FilterField(name, "enum", values), sql)
 
 
@@ -124,6 +127,38 @@ COLUMNS: dict[type, tuple[Column, ...]] = {
         _document("request_id", "requestId", "e"),
         _enum("outcome", "AUDIT_OUTCOME", AuditOutcome, "e.outcome"),
         _document("reason", "reason", "e"),
+    ),
+    QualityRule: (_column("rule_id"), _column("digest"), _column("description"), _LABELS, *_RECORD),
+    QualityProfile: (_column("digest"), _column("profiler"), _column("row_count", "integer"), *_RECORD),
+    QualityEvaluation: (
+        _column("digest"),
+        _column("rule_digest"),
+        _column("rule_name"),
+        _column("evaluator"),
+        _enum("verdict", "QUALITY_VERDICT", filter(None, QualityVerdict), "r.verdict"),
+        _column("evaluate_time", "time"),
+        _column("principal", sql="e.principal"),
+    ),
+    QualityGate: (
+        _column("digest"),
+        _column("pipeline"),
+        _column("override_allowed", "bool"),
+        _column("set_time", "time"),
+        _column("principal", sql="e.principal"),
+    ),
+    AdmissionRefusal: (
+        _column("run_spec_digest"),
+        _column("pipeline_spec_digest"),
+        _column("replay_of"),
+        _column("refuse_time", "time"),
+        _column("principal", sql="e.principal"),
+    ),
+    ExternalEvent: (
+        _column("event_time", "time"),
+        _enum("event_type", "EXTERNAL_EVENT_TYPE", ExternalEventType, "r.event_type"),
+        _column("job_namespace"),
+        _column("job_name"),
+        *_RECORD,
     ),
 }
 FIELDS: dict[type, dict[str, FilterField]] = {

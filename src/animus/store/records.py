@@ -650,8 +650,7 @@ _EXTERNAL_RUNS = text(
       ) AS each_type
     ) AS t
     CROSS JOIN LATERAL (
-      SELECT animus.field(document, 'jobNamespace') AS job_namespace, animus.field(document, 'jobName') AS job_name
-      FROM animus.external_event WHERE project_id = :project_id AND run_id = w.run_id
+      SELECT job_namespace, job_name FROM animus.external_event WHERE project_id = :project_id AND run_id = w.run_id
       ORDER BY event_time DESC, digest DESC LIMIT 1
     ) AS l
     CROSS JOIN LATERAL (
