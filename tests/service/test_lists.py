@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from animus.domain.audit import AuditEntry
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
-from animus.domain.external_lineage import ExternalEvent
+from animus.domain.external_lineage import ExternalEvent, ExternalRun
 from animus.domain.filter import OPERATORS, ORDERED, And, Filter, FilterField, Not, Or, parse_filter
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.project import Project
@@ -26,7 +26,7 @@ from animus.domain.quality_gate import QualityGate
 from animus.domain.run import AdmissionRefusal, Artifact, Metric, Run
 from animus.store.embedded import EmbeddedPostgres
 from animus.store.filter import COLUMNS, FIELDS
-from animus.v1 import project_pb2, run_pb2, runtime_pb2, types_pb2
+from animus.v1 import lineage_pb2, project_pb2, run_pb2, runtime_pb2, types_pb2
 from service.conftest import Failure, Server
 from service.requests import (
     ONE,
@@ -92,6 +92,7 @@ LISTS: dict[type, Listed] = {
     QualityGate: Listed("ListQualityGates", {}, DIGEST),
     AdmissionRefusal: Listed("ListAdmissionRefusals", {}, RECORD),
     ExternalEvent: Listed("ListExternalEvents", {"run_id": OTHERS_RUN}, RECORD),
+    ExternalRun: Listed("ListExternalRuns", {}, {}),
 }
 
 
@@ -186,11 +187,12 @@ async def _judged(server: Server, spec: run_pb2.RunSpec, run_id: str) -> None:
 
 
 async def _told(server: Server) -> None:
-    """Events of runs of another system."""
-    for number, kind in enumerate(("START", "RUNNING", None, "COMPLETE", "OTHER")):
-        for run_id in (OTHERS_RUN, f"{OTHERS_RUN[:-1]}{number + 1}"):
+    """Events of runs of another system: one has all, others one to three, in any order of their times."""
+    for number, kind in enumerate(("START", "RUNNING", None, "COMPLETE", "OTHER", "ABORT", "FAIL")):
+        for other in (0, number + 1, (number + 1) % 7 + 1, number // 3 + 8, number + 11):
+            run_id = f"{OTHERS_RUN[:-2]}{other:02}"
             tree: dict[str, Any] = {
-                "eventTime": f"2026-01-01T00:00:0{number % 3}Z",
+                "eventTime": f"2026-01-01T00:00:0{(1, 0, 2, 0, 1, 2, 2)[number]}Z",
                 "producer": "https://example.org/airflow",
                 "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent",
                 "run": {"runId": run_id},
@@ -337,6 +339,15 @@ async def test_runs_are_found_by_the_state_that_follows_from_their_last_event(sh
         assert found
         assert {run.state for run in found} == {run_pb2.RunState.Value(f"RUN_STATE_{state}")}
     assert await pages(shared, Run, filter="state = RUN_STATE_FAILED") == []
+
+
+async def test_runs_of_other_systems_are_found_by_the_state_that_the_list_shows(shared: Server) -> None:
+    """The statement that filters comes to the same state as the rule that answers, for every state."""
+    listed = await pages(shared, ExternalRun)
+    for name, number in lineage_pb2.ExternalEventType.items():
+        found = await pages(shared, ExternalRun, filter=f"state = {name}")
+        assert found == [run for run in listed if run.state == number], name
+    assert {run.state for run in listed} == set(lineage_pb2.ExternalEventType.values())
 
 
 async def test_a_role_of_a_project_lists_its_own_where_that_meets_the_filter(shared: Server) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
-from animus.domain.external_lineage import ExternalEvent, ExternalEventType
+from animus.domain.external_lineage import ExternalEvent, ExternalEventType, ExternalRun
 from animus.domain.filter import And, FieldType, Filter, FilterField, Not, Or, Term
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.project import Project
@@ -159,6 +159,14 @@ COLUMNS: dict[type, tuple[Column, ...]] = {
         _column("job_namespace"),
         _column("job_name"),
         *_RECORD,
+    ),
+    ExternalRun: (
+        _column("run_id"),
+        _enum("state", "EXTERNAL_EVENT_TYPE", ExternalEventType, "r.state"),
+        _column("job_namespace"),
+        _column("job_name"),
+        _column("first_event_time", "time"),
+        _column("last_event_time", "time"),
     ),
 }
 FIELDS: dict[type, dict[str, FilterField]] = {
