@@ -8,9 +8,11 @@ branch_labels = None
 depends_on = None
 
 
-def column(name: str, path: str) -> str:
+def column(name: str, path: str, kind: str = "text") -> str:
     """A generated column."""
-    return f"""{name} text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, '{path}')) STORED NOT NULL,"""
+    collation = ' COLLATE "C"' if kind == "text" else ""
+    value = f"animus.field(document, '{path}')::{kind}"
+    return f"{name} {kind}{collation} GENERATED ALWAYS AS ({value}) STORED NOT NULL,"
 
 
 OF_VERSION = """
@@ -21,11 +23,18 @@ VERSION = column("dataset_id", "datasetId") + column("content_digest", "contentD
 
 # Columns, and what they refer to. Another tool's verdict names a rule and an answer that are no records here.
 TABLES = {
-    "quality_rule": (column("rule_id", "ruleId"), ""),
-    "quality_profile": (VERSION, OF_VERSION),
+    "quality_rule": (
+        column("rule_id", "ruleId") + column("description", "description") + column("labels", "labels", "jsonb"),
+        "",
+    ),
+    "quality_profile": (
+        VERSION + column("profiler", "profiler") + column("row_count", "rowCount", "bigint"),
+        OF_VERSION,
+    ),
     "quality_evaluation": (
         VERSION
         + column("rule_digest", "ruleDigest")
+        + column("rule_name", "ruleName")
         + column("evaluator", "evaluator")
         + column("evaluate_time", "evaluateTime")
         + column("verdict", "verdict"),

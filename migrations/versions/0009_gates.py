@@ -20,15 +20,28 @@ REFUSE_OLD = """
 """
 
 
-def column(name: str, path: str) -> str:
+def column(name: str, path: str, kind: str = "text") -> str:
     """A generated column."""
-    return f"""{name} text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, '{path}')) STORED NOT NULL,"""
+    collation = ' COLLATE "C"' if kind == "text" else ""
+    value = f"animus.field(document, '{path}')::{kind}"
+    return f"{name} {kind}{collation} GENERATED ALWAYS AS ({value}) STORED NOT NULL,"
 
 
 # Columns and key. A gate is named by its digest; refusals may be the same but for the entry.
 TABLES = {
-    "quality_gate": (column("pipeline", "pipeline") + column("set_time", "setTime"), "digest"),
-    "admission_refusal": (column("refuse_time", "refuseTime"), "entry_id"),
+    "quality_gate": (
+        column("pipeline", "pipeline")
+        + column("override_allowed", "overrideAllowed", "boolean")
+        + column("set_time", "setTime"),
+        "digest",
+    ),
+    "admission_refusal": (
+        column("run_spec_digest", "runSpecDigest")
+        + column("pipeline_spec_digest", "pipelineSpecDigest")
+        + column("replay_of", "replayOf")
+        + column("refuse_time", "refuseTime"),
+        "entry_id",
+    ),
 }
 
 INDEXES = {

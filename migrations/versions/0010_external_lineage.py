@@ -15,6 +15,8 @@ EXTERNAL_EVENT = [
       run_id text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, 'runId')) STORED NOT NULL,
       event_time text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, 'eventTime')) STORED NOT NULL,
       event_type text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, 'eventType')) STORED NOT NULL,
+      job_namespace text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, 'jobNamespace')) STORED NOT NULL,
+      job_name text COLLATE "C" GENERATED ALWAYS AS (animus.field(document, 'jobName')) STORED NOT NULL,
       digest text COLLATE "C" GENERATED ALWAYS AS (animus.digest(document)) STORED NOT NULL,
       document bytea NOT NULL,
       entry_id text COLLATE "C" NOT NULL,

@@ -15,7 +15,14 @@ LABELS = "jsonb GENERATED ALWAYS AS (animus.field(document, {path})::jsonb) STOR
 COLUMNS = {
     "project": [("labels", LABELS, "'labels'")],
     "dataset": [("labels", LABELS, "'labels'")],
-    "dataset_version": [("size_bytes", BIGINT, "'sizeBytes'"), ("media_type", TEXT, "'mediaType'")],
+    "dataset_version": [
+        ("size_bytes", BIGINT, "'sizeBytes'"),
+        ("row_count", BIGINT, "'rowCount'"),
+        ("media_type", TEXT, "'mediaType'"),
+        ("source", TEXT, "'source'"),
+        ("licence", TEXT, "'licence'"),
+        ("labels", LABELS, "'labels'"),
+    ],
     "environment_lock": [
         ("python_version", TEXT, "'pythonVersion'"),
         ("platform_os", TEXT, "'platformOs'"),

@@ -51,6 +51,12 @@ Name = Annotated[
     list[str] | None,
     typer.Option("--name", help="Only what the file has of this name; needed where it has several. Repeatable."),
 ]
+Filter = Annotated[
+    str, typer.Option("--filter", help="Only what meets this condition, as docs/lists.md has it.", show_default=False)
+]
+OrderBy = Annotated[
+    str, typer.Option(help="Fields to order by, each with ' desc' to run backwards.", show_default=False)
+]
 
 MAX_RULE_BYTES = 16 << 20
 MAX_RESULT_BYTES = 512 << 20
@@ -103,13 +109,15 @@ def list_rules(
     token_file: TokenFile = None,
     address: Address = DEFAULT_ADDRESS,
     insecure: Insecure = False,
+    filter_: Filter = "",
+    order_by: OrderBy = "",
     json: AsJson = False,
 ) -> None:
     """Lists the rules of the project."""
     from animus.v1 import quality_pb2
 
     with errors(), _service(address, token_file, insecure) as service:
-        request = quality_pb2.ListQualityRulesRequest(project_id=project)
+        request = quality_pb2.ListQualityRulesRequest(project_id=project, filter=filter_, order_by=order_by)
         rows = _pages(service.ListQualityRules, request, "quality_rules")
         _list(rows, json, ("rule", "digest"), lambda each: (each.rule_id, each.record.digest))
 
@@ -227,12 +235,16 @@ def list_(
     token_file: TokenFile = None,
     address: Address = DEFAULT_ADDRESS,
     insecure: Insecure = False,
+    filter_: Filter = "",
+    order_by: OrderBy = "",
     json: AsJson = False,
 ) -> None:
     """Lists the verdicts on a dataset version, the newest first."""
     from animus.v1 import quality_pb2
 
-    request = quality_pb2.ListQualityEvaluationsRequest(project_id=project, dataset_id=dataset, content_digest=digest)
+    request = quality_pb2.ListQualityEvaluationsRequest(
+        project_id=project, dataset_id=dataset, content_digest=digest, filter=filter_, order_by=order_by
+    )
     with errors(), _service(address, token_file, insecure) as service:
         rows = _pages(service.ListQualityEvaluations, request, "quality_evaluations")
         heads = ("verdict", "time", "evaluator", "rule", "evaluation")
@@ -349,6 +361,8 @@ def list_gates(
     token_file: TokenFile = None,
     address: Address = DEFAULT_ADDRESS,
     insecure: Insecure = False,
+    filter_: Filter = "",
+    order_by: OrderBy = "",
     json: AsJson = False,
 ) -> None:
     """Lists every gate that was set."""
@@ -356,7 +370,7 @@ def list_gates(
 
     with errors(), channel_to(address, token_file, insecure, _receipts()) as channel:
         service = quality_gate_pb2_grpc.QualityGateServiceStub(channel)
-        request = quality_gate_pb2.ListQualityGatesRequest(project_id=project)
+        request = quality_gate_pb2.ListQualityGatesRequest(project_id=project, filter=filter_, order_by=order_by)
         _list(
             _pages(service.ListQualityGates, request, "quality_gates"),
             json,

@@ -81,9 +81,16 @@ async def test_a_table_is_profiled_and_judged(quality: Command, orders: Path, tm
     evaluation = judged.out.split()[2]
     shown = await quality("show", evaluation, "--json")
     assert (shown.json["verdict"], shown.json["ruleDigest"]) == ("QUALITY_VERDICT_FAIL", rule)
-    listed = await quality("list", "--dataset", "data", "--digest", content(orders).digest)
+    of_version = ("--dataset", "data", "--digest", content(orders).digest)
+    listed = await quality("list", *of_version)
     assert [line.split()[0] for line in listed.out.splitlines()][:2] == ["verdict", "FAIL"]
-    rules = await quality("rule", "list")
+    passed = await quality("list", *of_version, "--filter", "verdict = QUALITY_VERDICT_PASS", "--json")
+    assert passed.json == []
+    wrong = await quality("gate", "list", "--order-by", "nothing")
+    assert wrong.code != 0
+    assert "orderBy" in wrong.err
+    assert (await quality("rule", "list", "--filter", "rule_id = nothing", "--json")).json == []
+    rules = await quality("rule", "list", "--order-by", "create_time desc")
     assert rules.out.splitlines()[1].split() == ["shop", rule]
     assert (await quality("rule", "show", rule)).json["ruleId"] == "shop"
 

@@ -17,13 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from animus.domain.audit import AuditEntry
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
+from animus.domain.external_lineage import ExternalEvent, ExternalRun
 from animus.domain.filter import OPERATORS, ORDERED, And, Filter, FilterField, Not, Or, parse_filter
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.project import Project
-from animus.domain.run import Artifact, Metric, Run
+from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule
+from animus.domain.quality_gate import QualityGate
+from animus.domain.run import AdmissionRefusal, Artifact, Metric, Run
 from animus.store.embedded import EmbeddedPostgres
 from animus.store.filter import COLUMNS, FIELDS
-from animus.v1 import project_pb2, run_pb2, runtime_pb2, types_pb2
+from animus.v1 import lineage_pb2, project_pb2, run_pb2, runtime_pb2, types_pb2
 from service.conftest import Failure, Server
 from service.requests import (
     ONE,
@@ -32,11 +35,17 @@ from service.requests import (
     create_run,
     dataset,
     environment,
+    evaluate,
     event,
+    external_event,
+    foreign,
     plan_run,
     prepare,
+    profile,
     register_pipeline,
     report,
+    rule,
+    set_gate,
     two_steps,
     verify,
     version,
@@ -60,11 +69,13 @@ RECORD: dict[str, Callable[[Any], Any]] = {
     "principal": lambda item: item.record.principal,
 }
 DIGEST = {**RECORD, "digest": lambda item: item.record.digest}
+OF_VERSION = {"dataset_id": "data", "content_digest": ONE}
+OTHERS_RUN = "01941f29-7c00-7000-8000-000000000000"
 LISTS: dict[type, Listed] = {
     Project: Listed("ListProjects", {}, RECORD),
     Dataset: Listed("ListDatasets", {}, RECORD),
     DatasetVersion: Listed("ListDatasetVersions", {"dataset_id": "data"}, RECORD),
-    DatasetVerification: Listed("ListDatasetVerifications", {"dataset_id": "data", "content_digest": ONE}, RECORD),
+    DatasetVerification: Listed("ListDatasetVerifications", OF_VERSION, RECORD),
     EnvironmentLock: Listed("ListEnvironmentLocks", {}, DIGEST),
     PipelineSpec: Listed(
         "ListPipelineSpecs",
@@ -75,6 +86,13 @@ LISTS: dict[type, Listed] = {
     Artifact: Listed("ListArtifacts", {}, RECORD),
     Metric: Listed("ListMetrics", {}, RECORD),
     AuditEntry: Listed("ListAuditEntries", {}, {}),
+    QualityRule: Listed("ListQualityRules", {}, DIGEST),
+    QualityProfile: Listed("ListQualityProfiles", OF_VERSION, DIGEST),
+    QualityEvaluation: Listed("ListQualityEvaluations", OF_VERSION, DIGEST),
+    QualityGate: Listed("ListQualityGates", {}, DIGEST),
+    AdmissionRefusal: Listed("ListAdmissionRefusals", {}, RECORD),
+    ExternalEvent: Listed("ListExternalEvents", {"run_id": OTHERS_RUN}, RECORD),
+    ExternalRun: Listed("ListExternalRuns", {}, {}),
 }
 
 
@@ -107,6 +125,10 @@ async def _filled(server: Server) -> None:
         await call("CreateDataset", named)
         sized = version("p", f"sha256:{str(number) * 63}f")
         sized.dataset_version.size_bytes = (0, 10, 2**53 - 1)[number]
+        sized.dataset_version.row_count = (-1, 0, 7)[number]
+        sized.dataset_version.source = ("", "s3://lake", "é")[number]
+        sized.dataset_version.licence = ("", "MIT", "CC-BY-4.0")[number]
+        sized.dataset_version.labels.extend(labels[:number])
         await call("RegisterDatasetVersion", sized)
         await call("VerifyDatasetVersion", verify(f"v{number}", found=(ONE, TWO)[number % 2]))
         lock = environment()
@@ -139,6 +161,50 @@ async def _filled(server: Server) -> None:
     await call("ReplayRun", replay)
     for kind in (Artifact, Metric):
         LISTS[kind].asked["run_id"] = run_id
+    await _judged(server, spec, run_id)
+    await _told(server)
+
+
+async def _judged(server: Server, spec: run_pb2.RunSpec, run_id: str) -> None:
+    """Rules, profiles, verdicts, gates, and what these refused."""
+    call = server.admin
+    for number, name in enumerate(("fit", "fit", "fresh")):
+        registered = rule(rule_id=name)
+        registered.quality_rule.description = ("", "é", "100%")[number]
+        registered.quality_rule.labels.extend([types_pb2.Label(key="team", value=name)] * (number % 2))
+        judge = (await call("RegisterQualityRule", registered)).record.digest
+        measured = profile((0, 3, 2**53 - 1)[number])
+        measured.quality_profile.profiler = f"by hand {number % 2}"
+        answer = (await call("RegisterQualityProfile", measured)).record.digest
+        await call("EvaluateQuality", evaluate(judge, answer))
+        await call("RecordForeignEvaluation", foreign(("WARN", "ERROR", "PASS")[number]))
+    asked = ("", "", TWO, "nobody")
+    for pipeline in ("pipe-2", "", "other"):
+        await call("SetQualityGate", set_gate("p", asked, pipeline=pipeline, allowed=bool(pipeline)))
+    for pipeline in await pages(server, PipelineSpec):
+        spec.pipeline_spec_digest = pipeline.record.digest
+        with pytest.raises(Failure) as found:
+            await call("CreateRun", create_run(spec, f"refused-{pipeline.record.digest[-8:]}"))
+        assert found.value.reason == "GATE_NOT_PASSED"
+    with pytest.raises(Failure):
+        await call("ReplayRun", run_pb2.ReplayRunRequest(project_id="p", request_id="refused", run_id=run_id))
+
+
+async def _told(server: Server) -> None:
+    """Events of runs of another system: one has all, others one to three, in any order of their times."""
+    for number, kind in enumerate(("START", "RUNNING", None, "COMPLETE", "OTHER", "ABORT", "FAIL")):
+        for other in (0, number + 1, (number + 1) % 7 + 1, number // 3 + 8, number + 11):
+            run_id = f"{OTHERS_RUN[:-2]}{other:02}"
+            tree: dict[str, Any] = {
+                "eventTime": f"2026-01-01T00:00:0{(1, 0, 2, 0, 1, 2, 2)[number]}Z",
+                "producer": "https://example.org/airflow",
+                "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent",
+                "run": {"runId": run_id},
+                "job": {"namespace": ("airflow", "dbt")[number % 2], "name": f"load-{number % 3}"},
+            }
+            if kind:
+                tree["eventType"] = kind
+            await server.admin("RecordOpenLineageEvent", external_event(tree))
 
 
 async def pages(server: Server, kind: type, size: int = 100, **more: Any) -> list[Any]:
@@ -279,6 +345,15 @@ async def test_runs_are_found_by_the_state_that_follows_from_their_last_event(sh
     assert await pages(shared, Run, filter="state = RUN_STATE_FAILED") == []
 
 
+async def test_runs_of_other_systems_are_found_by_the_state_that_the_list_shows(shared: Server) -> None:
+    """The statement that filters comes to the same state as the rule that answers, for every state."""
+    listed = await pages(shared, ExternalRun)
+    for name, number in lineage_pb2.ExternalEventType.items():
+        found = await pages(shared, ExternalRun, filter=f"state = {name}")
+        assert found == [run for run in listed if run.state == number], name
+    assert {run.state for run in listed} == set(lineage_pb2.ExternalEventType.values())
+
+
 async def test_a_role_of_a_project_lists_its_own_where_that_meets_the_filter(shared: Server) -> None:
     """No filter shows it another."""
     viewer = await shared.caller("q1", "viewer")
@@ -335,6 +410,12 @@ ORDERS = (
     ("pipeline_spec", "r.digest"),
     ("audit_entry", "r.time, r.entry_id"),
     ("audit_entry", "r.time DESC, r.entry_id DESC"),
+    ("quality_rule", "r.rule_id, r.digest"),
+    ("quality_profile", "r.dataset_id, r.content_digest, r.digest"),
+    ("quality_evaluation", "r.dataset_id, r.content_digest, r.evaluate_time DESC, r.digest DESC"),
+    ("quality_gate", "r.set_time DESC, r.digest DESC"),
+    ("admission_refusal", "r.refuse_time DESC, r.entry_id DESC"),
+    ("external_event", "r.run_id, r.event_time, r.digest"),
 )
 
 

@@ -12,7 +12,7 @@ from animus.codec import decode_time, encode
 from animus.domain.access import Principal
 from animus.domain.document import Sealed, seal
 from animus.domain.errors import NotFound, invalid
-from animus.domain.external_lineage import ExternalEvent, check_run_id, edges_of_event, parse_event
+from animus.domain.external_lineage import ExternalEvent, ExternalRun, check_run_id, edges_of_event, parse_event
 from animus.domain.lineage import (
     MAX_DEPTH,
     MAX_MORE_NODES,
@@ -33,7 +33,7 @@ from animus.service.calls import Caller, at_path, call_of, completed_by, new_rec
 from animus.service.lineage_walk import MAX_WALKED, START, Page, Place, Walk
 from animus.service.log import log_too_small
 from animus.service.log_identity import LogIdentity
-from animus.service.pages import Pages
+from animus.service.pages import Pages, asked_of, selected_by
 from animus.service.run_evidence import run_evidence
 from animus.store.records import NOW, SAME_CONTENT, AsOf
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
@@ -202,16 +202,17 @@ class LineageService:
         self, request: pb.ListExternalRunsRequest, caller: Caller
     ) -> pb.ListExternalRunsResponse:
         """Lists runs by id."""
-        bound = ("ListExternalRuns", request.project_id)
+        bound = ("ListExternalRuns", request.project_id, *asked_of(request))
         size, place = self.pages.size(request), self.pages.place(request, *bound)
+        selected = selected_by(ExternalRun, request, ("run_id",))
 
         async def query(view: View) -> pb.ListExternalRunsResponse:
-            found = await view.external_runs(str(place[0]) if place else "", size + 1)
+            found = await view.external_runs(selected, place, size + 1)
             reply = pb.ListExternalRunsResponse()
-            for run in found[:size]:
+            for run, _ in found[:size]:
                 encode(run, reply.external_runs.add())
             if len(found) > size:
-                reply.next_page_token = self.pages.token((found[size - 1].run_id,), *bound)
+                reply.next_page_token = self.pages.token(found[size - 1][1], *bound)
             return reply
 
         return await self.work.read(request.project_id, query)

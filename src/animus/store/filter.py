@@ -6,17 +6,20 @@ checked on the rows of the project one after the other, in the order that was as
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
+from animus.domain.external_lineage import ExternalEvent, ExternalEventType, ExternalRun
 from animus.domain.filter import And, FieldType, Filter, FilterField, Not, Or, Term
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.project import Project
-from animus.domain.run import Artifact, Metric, Run
+from animus.domain.quality import QualityEvaluation, QualityProfile, QualityRule, QualityVerdict
+from animus.domain.quality_gate import QualityGate
+from animus.domain.run import AdmissionRefusal, Artifact, Metric, Run
 from animus.domain.state import RunState
 
 
@@ -37,8 +40,8 @@ def _document(name: str, key: str, row: str = "r") -> Column:
     return _column(name, sql=f"""animus.field({row}.document, '{key}') COLLATE "C" """.rstrip())
 
 
-def _enum(name: str, prefix: str, kind: type[enum.StrEnum], sql: str) -> Column:
-    values = tuple((f"{prefix}_{member.name}", member.value) for member in kind)
+def _enum(name: str, prefix: str, members: Iterable[enum.StrEnum], sql: str) -> Column:
+    values = tuple((f"{prefix}_{member.name if member else 'UNSPECIFIED'}", member.value) for member in members)
     return Column(FilterField(name, "enum", values), sql)
 
 
@@ -66,7 +69,16 @@ COLUMNS: dict[type, tuple[Column, ...]] = {
         *_RECORD,
     ),
     Dataset: (_column("dataset_id"), _document("description", "description"), _LABELS, *_RECORD),
-    DatasetVersion: (_column("content_digest"), _column("size_bytes", "integer"), _column("media_type"), *_RECORD),
+    DatasetVersion: (
+        _column("content_digest"),
+        _column("size_bytes", "integer"),
+        _column("row_count", "integer"),
+        _column("media_type"),
+        _column("source"),
+        _column("licence"),
+        _LABELS,
+        *_RECORD,
+    ),
     DatasetVerification: (
         _document("found_digest", "foundDigest"),
         _column("found_size_bytes", "integer", "animus.field(r.document, 'foundSizeBytes')::bigint"),
@@ -124,6 +136,46 @@ COLUMNS: dict[type, tuple[Column, ...]] = {
         _document("request_id", "requestId", "e"),
         _enum("outcome", "AUDIT_OUTCOME", AuditOutcome, "e.outcome"),
         _document("reason", "reason", "e"),
+    ),
+    QualityRule: (_column("rule_id"), _column("digest"), _column("description"), _LABELS, *_RECORD),
+    QualityProfile: (_column("digest"), _column("profiler"), _column("row_count", "integer"), *_RECORD),
+    QualityEvaluation: (
+        _column("digest"),
+        _column("rule_digest"),
+        _column("rule_name"),
+        _column("evaluator"),
+        _enum("verdict", "QUALITY_VERDICT", filter(None, QualityVerdict), "r.verdict"),
+        _column("evaluate_time", "time"),
+        _column("principal", sql="e.principal"),
+    ),
+    QualityGate: (
+        _column("digest"),
+        _column("pipeline"),
+        _column("override_allowed", "bool"),
+        _column("set_time", "time"),
+        _column("principal", sql="e.principal"),
+    ),
+    AdmissionRefusal: (
+        _column("run_spec_digest"),
+        _column("pipeline_spec_digest"),
+        _column("replay_of"),
+        _column("refuse_time", "time"),
+        _column("principal", sql="e.principal"),
+    ),
+    ExternalEvent: (
+        _column("event_time", "time"),
+        _enum("event_type", "EXTERNAL_EVENT_TYPE", ExternalEventType, "r.event_type"),
+        _column("job_namespace"),
+        _column("job_name"),
+        *_RECORD,
+    ),
+    ExternalRun: (
+        _column("run_id"),
+        _enum("state", "EXTERNAL_EVENT_TYPE", ExternalEventType, "r.state"),
+        _column("job_namespace"),
+        _column("job_name"),
+        _column("first_event_time", "time"),
+        _column("last_event_time", "time"),
     ),
 }
 FIELDS: dict[type, dict[str, FilterField]] = {

@@ -340,23 +340,22 @@ class Records:
         rows = await self._rows(_KNOWN_EDGES, values)
         return frozenset(LineageEdge(row.subject, LineageRelation(row.relation), row.object) for row in rows)
 
-    async def external_runs(self, after: str, limit: int) -> list[ExternalRun]:
-        """At most `limit` runs of other systems by id, after one; one statement."""
-        rows = await self._rows(_EXTERNAL_RUNS, {"after": after, "limit": limit})
-        return [
-            ExternalRun(
-                run_id=row.run_id,
-                state=state_of_run({ExternalEventType(t): time for t, time in zip(row.types, row.times, strict=True)}),
-                job_namespace=row.job_namespace,
-                job_name=row.job_name,
-                first_event_time=row.first_time,
-                last_event_time=max(row.times),
-                event_count=int(row.events),
-                input_count=row.inputs,
-                output_count=row.outputs,
-            )
-            for row in rows
-        ]
+    async def external_runs(
+        self, selected: tuple[Filter | None, Order] | None, after: Sequence[str | int], limit: int
+    ) -> list[tuple[ExternalRun, tuple[str | int, ...]]]:
+        """At most `limit` runs of other systems after a place, by id unless selected otherwise; one statement."""
+        values: dict[str, Any] = {"limit": limit}
+        if selected is None:
+            values["after_0"] = after[0] if after else ""
+            order: Order = (("r.run_id", False),)
+            which = _EXTERNAL_RUN_IDS
+        else:
+            tree, order = selected
+            which = selection(ExternalRun, _EXTERNAL_RUN_STATES, [], tree, order, after, values).text
+        places = [f"w.place_{index}" for index in range(len(order))]
+        ordered = [f"{place}{' DESC' if each[1] else ''}" for place, each in zip(places, order, strict=True)]
+        statement = _EXTERNAL_RUNS.format(which=which, places=", ".join(places), order=", ".join(ordered))
+        return [(_external_run(row), place_of(row, order)) for row in await self._rows(text(statement), values)]
 
     async def _rows(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
         return (await self._connection.execute(statement, {"project_id": self.project_id, **values})).all()
@@ -364,6 +363,20 @@ class Records:
 
 def _entry(row: Any) -> StoredEntry:
     return StoredEntry(document.load(row.document, AuditEntry), row.document, row.leaf_hash, row.leaf_index)
+
+
+def _external_run(row: Any) -> ExternalRun:
+    return ExternalRun(
+        run_id=row.run_id,
+        state=state_of_run({ExternalEventType(t): time for t, time in zip(row.types, row.times, strict=True)}),
+        job_namespace=row.job_namespace,
+        job_name=row.job_name,
+        first_event_time=row.first_time,
+        last_event_time=max(row.times),
+        event_count=int(row.events),
+        input_count=row.inputs,
+        output_count=row.outputs,
+    )
 
 
 def table_of(kind: type) -> str:
@@ -664,13 +677,26 @@ _KNOWN_EDGES = text(
     """
 )
 
-_EXTERNAL_RUNS = text(
-    """
-    SELECT w.run_id, t.types, t.times, t.first_time, t.events, l.job_namespace, l.job_name, i.inputs, o.outputs
-    FROM (
-      SELECT DISTINCT run_id FROM animus.external_event
-      WHERE project_id = :project_id AND run_id > :after ORDER BY run_id LIMIT :limit
-    ) AS w
+_EXTERNAL_RUN_IDS = """
+    SELECT DISTINCT run_id, run_id AS place_0 FROM animus.external_event
+    WHERE project_id = :project_id AND run_id > :after_0 ORDER BY run_id LIMIT :limit
+"""
+# All runs with what they are filtered by: the job of the last event, and the state as `state_of_run` has it.
+_EXTERNAL_RUN_STATES = """
+    SELECT r.run_id{places} FROM (
+      SELECT run_id, min(event_time) AS first_event_time, max(event_time) AS last_event_time,
+        (array_agg(job_namespace ORDER BY event_time DESC, digest DESC))[1] AS job_namespace,
+        (array_agg(job_name ORDER BY event_time DESC, digest DESC))[1] AS job_name,
+        (array_agg(event_type ORDER BY event_type IN ('COMPLETE', 'ABORT', 'FAIL') DESC, event_type <> '' DESC,
+          event_time DESC,
+          array_position(ARRAY['START', 'RUNNING', 'OTHER', 'COMPLETE', 'ABORT', 'FAIL'], event_type) DESC))[1] AS state
+      FROM animus.external_event WHERE project_id = :project_id GROUP BY run_id
+    ) AS r
+"""
+_EXTERNAL_RUNS = """
+    SELECT w.run_id, t.types, t.times, t.first_time, t.events, l.job_namespace, l.job_name, i.inputs, o.outputs,
+      {places}
+    FROM ({which}) AS w
     CROSS JOIN LATERAL (SELECT 'projects/' || :project_id || '/externalRuns/' || w.run_id AS name) AS n
     CROSS JOIN LATERAL (
       SELECT array_agg(event_type) AS types, array_agg(last_time) AS times, min(first_time) AS first_time,
@@ -681,8 +707,7 @@ _EXTERNAL_RUNS = text(
       ) AS each_type
     ) AS t
     CROSS JOIN LATERAL (
-      SELECT animus.field(document, 'jobNamespace') AS job_namespace, animus.field(document, 'jobName') AS job_name
-      FROM animus.external_event WHERE project_id = :project_id AND run_id = w.run_id
+      SELECT job_namespace, job_name FROM animus.external_event WHERE project_id = :project_id AND run_id = w.run_id
       ORDER BY event_time DESC, digest DESC LIMIT 1
     ) AS l
     CROSS JOIN LATERAL (
@@ -693,9 +718,8 @@ _EXTERNAL_RUNS = text(
       SELECT count(DISTINCT subject) AS outputs FROM animus.lineage_edge
       WHERE project_id = :project_id AND object = n.name AND relation = 'was_generated_by'
     ) AS o
-    ORDER BY w.run_id
-    """
-)
+    ORDER BY {order}
+"""
 
 
 @cache

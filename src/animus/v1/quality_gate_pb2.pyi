@@ -193,22 +193,32 @@ class ListQualityGatesRequest(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     page_size: _builtins.int
     """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first page."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `labels.team = "vision" AND create_time >= 2026-01-01T00:00:00Z`; empty for
+    all. At most 2,000 characters. docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
     def __init__(
         self,
         *,
         project_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
