@@ -122,7 +122,7 @@ def impact(
     as_of_index: AsOfIndex = None,
     json: AsJson = False,
 ) -> None:
-    """Shows what is downstream of a node: how many of each kind, and the runs and artifacts."""
+    """Shows what is downstream of a node: how many of each kind, and the runs, artifacts and models."""
     from animus.sdk.source import call
     from animus.v1 import lineage_pb2, lineage_pb2_grpc
 
@@ -138,8 +138,8 @@ def impact(
             typer.echo(f"{_kind(count.kind)}  {count.count}{' or more' if found.partial else ''}")
         if not found.counts:
             typer.echo("nothing is downstream of it")
-        for nodes in (found.runs, found.artifacts):
-            for line in ["", *_table(nodes, project)] if nodes else []:
+        for title, nodes in (("", found.runs), ("", found.artifacts), ("models", found.models)):
+            for line in ["", *([title] if title else []), *_table(nodes, project)] if nodes else []:
                 typer.echo(line)
         if found.truncated:
             typer.echo("more was left out: --max-nodes says how much is shown")

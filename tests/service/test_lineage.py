@@ -17,7 +17,18 @@ from animus.service.lineage_walk import START, Place
 from animus.store.embedded import EmbeddedPostgres
 from animus.v1 import audit_pb2, lineage_pb2, run_pb2
 from service.conftest import Failure, Server
-from service.requests import ONE, TWO, create_run, dataset, plan_run, planned_run, version
+from service.requests import (
+    ONE,
+    TWO,
+    create_run,
+    dataset,
+    plan_run,
+    planned_run,
+    prepare,
+    register_pipeline,
+    two_steps,
+    version,
+)
 from service.shared import executing, served
 from service.test_lineage_walk import leaving, walked
 from service.test_reproduction import executed, replayed
@@ -173,6 +184,24 @@ async def test_impact_counts_what_is_downstream(server: Server) -> None:
     one = await server.admin("GetImpact", impact(SOURCE, max_nodes=1))
     assert (names(one.runs), names(one.artifacts), one.truncated, one.partial) == ([first], [ARTIFACT], True, False)
     assert list(one.counts) == list(found.counts)
+
+
+async def test_an_impact_names_the_models(server: Server) -> None:
+    """An artifact is a model where the pipeline of the attempt that wrote it says so of that output, and only there."""
+    await executed(server.admin, await planned_run(server))
+    assert names((await server.admin("GetImpact", impact(SOURCE))).models) == []
+    tree: Any = two_steps()
+    tree["spec"]["steps"][0]["outputs"]["artifacts"][0]["type"] = "model"
+    pipeline = await server.admin("RegisterPipelineSpec", register_pipeline(tree, request_id="of-models"))
+    spec = await prepare(server.admin)
+    spec.pipeline_spec_digest = pipeline.record.digest
+    run_id = (await server.admin("CreateRun", create_run(spec, "of-models"))).run_id
+    await server.admin("PlanRun", plan_run(run_id, "plan-of-models"))
+    model = f"sha256:{'3' * 64}"
+    await executed(server.admin, run_id, model)
+    found = await server.admin("GetImpact", impact(SOURCE))
+    assert names(found.models) == [f"projects/p/artifacts/{model}"]
+    assert set(names(found.artifacts)) == {ARTIFACT, f"projects/p/artifacts/{model}"}
 
 
 async def test_an_artifact_that_another_run_read_leads_on_to_that_run(server: Server) -> None:

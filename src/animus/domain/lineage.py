@@ -34,6 +34,7 @@ from animus.domain.run import AdmissionDecision, Artifact, RunSpec
 MAX_DEPTH = 1_000
 MAX_NODES = 10_000
 MAX_MORE_NODES = 100
+MODEL = "model"  # the type of an output that is a model
 
 
 class LineageRelation(StrEnum):
@@ -160,6 +161,12 @@ def node_kind(name: str) -> LineageNodeKind | None:
 def run_of_attempt(name: str) -> str:
     """The name of the run that an attempt belongs to."""
     return name.partition("/steps/")[0]
+
+
+def parts_of_attempt(name: str) -> tuple[str, str, int]:
+    """Run id, step and number of an attempt by its full name."""
+    _, _, _, run_id, _, step, _, attempt = name.split("/")
+    return run_id, step, int(attempt)
 
 
 # A group for each kind, by its value; the repository of a commit may hold slashes.

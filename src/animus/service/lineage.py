@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +22,19 @@ from animus.domain.lineage import (
     LineageNodeKind,
     LineageRelation,
     node_kind,
+    parts_of_attempt,
     run_of_attempt,
 )
 from animus.domain.log import MAX_SIZE
-from animus.domain.names import check_count, check_length, check_within, distinct, external_run_name, project_name
+from animus.domain.names import (
+    artifact_name,
+    check_count,
+    check_length,
+    check_within,
+    distinct,
+    external_run_name,
+    project_name,
+)
 from animus.domain.openlineage import events as openlineage_events
 from animus.domain.prov import Subgraph, subgraph
 from animus.domain.run import check_random_id
@@ -129,8 +138,11 @@ class LineageService:
         max_nodes = request.max_nodes or DEFAULT_NODES
 
         async def query(view: View) -> pb.Impact:
-            walk, _ = await _walked(view, question, START, MAX_WALKED)
-            return _impact(walk, request.node, max_nodes)
+            walk, page = await _walked(view, question, START, MAX_WALKED)
+            wrote = distinct(by for _, relation, by in page.links if relation == LineageRelation.WAS_GENERATED_BY)
+            attempts = [parts_of_attempt(by) for by in wrote if node_kind(by) is LineageNodeKind.STEP_ATTEMPT]
+            models = await view.models_of(attempts) if attempts else frozenset()
+            return _impact(walk, request.node, max_nodes, {artifact_name(view.project_id, each) for each in models})
 
         return await self.work.read(request.project_id, query)
 
@@ -301,7 +313,7 @@ async def _need(view: View, starts: list[str], seen: set[str], as_of: AsOf) -> N
             raise NotFound("LINEAGE_NODE_UNKNOWN", "no edge touches a node of this name", kind="LineageNode", name=name)
 
 
-def _impact(walk: Walk, start: str, max_nodes: int) -> pb.Impact:
+def _impact(walk: Walk, start: str, max_nodes: int, models: Collection[str]) -> pb.Impact:
     """What a walk came to. The run of an attempt counts as reached; the walk does not go on from it."""
     depths = dict(walk.depths)
     for name, depth in walk.depths.items():
@@ -315,11 +327,16 @@ def _impact(walk: Walk, start: str, max_nodes: int) -> pb.Impact:
     reply = pb.Impact(partial=walk.truncated, truncated=walk.truncated)
     for number in sorted(by_kind):
         reply.counts.add(kind=pb.LineageNodeKind.ValueType(number), count=len(by_kind[number]))
-    for number, target in ((pb.LINEAGE_NODE_KIND_RUN, reply.runs), (pb.LINEAGE_NODE_KIND_ARTIFACT, reply.artifacts)):
-        nodes = sorted(by_kind.get(number, []))
+    runs = sorted(by_kind.get(pb.LINEAGE_NODE_KIND_RUN, []))
+    artifacts = sorted(by_kind.get(pb.LINEAGE_NODE_KIND_ARTIFACT, []))
+    for target, nodes in (
+        (reply.runs, runs),
+        (reply.artifacts, artifacts),
+        (reply.models, [node for node in artifacts if node[1] in models]),
+    ):
         reply.truncated |= len(nodes) > max_nodes
         for depth, name in nodes[:max_nodes]:
-            target.add(name=name, depth=depth, kind=number)
+            target.add(name=name, depth=depth, kind=_number(name))
     return reply
 
 

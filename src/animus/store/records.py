@@ -21,7 +21,14 @@ from animus.domain.errors import NotFound
 from animus.domain.evidence import Evidence
 from animus.domain.external_lineage import ExternalEvent, ExternalEventType, ExternalRun, state_of_run
 from animus.domain.filter import Filter
-from animus.domain.lineage import LineageDirection, LineageEdge, LineageNodeKind, LineageRelation, node_kind
+from animus.domain.lineage import (
+    MODEL,
+    LineageDirection,
+    LineageEdge,
+    LineageNodeKind,
+    LineageRelation,
+    node_kind,
+)
 from animus.domain.log import Cosignature, LogEpoch, LogForfeit, LogKey, LogKeyEnd
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import ExecutionPlan
@@ -318,6 +325,12 @@ class Records:
         """
         statement = _links(_LINKS, direction, _until(as_of))
         return [tuple(row) for row in await self._rows(statement, {**_ends(nodes, as_of), "limit": limit})]
+
+    async def models_of(self, attempts: Sequence[tuple[str, str, int]]) -> frozenset[str]:
+        """Digests of the models among what attempts (run, step, number) wrote, by their pipelines; one statement."""
+        runs, steps, numbers = zip(*attempts, strict=True)
+        values = {"runs": list(runs), "steps": list(steps), "attempts": list(numbers), "type": MODEL}
+        return frozenset(row.digest for row in await self._rows(_MODELS_OF, values))
 
     async def leads_on(self, nodes: Sequence[str], direction: LineageDirection, as_of: AsOf) -> bool:
         """Whether any link leaves these nodes in a direction; one statement."""
@@ -622,6 +635,35 @@ _AUDIT_ENTRY = text(_ENTRIES + " AND e.entry_id = :entry_id")
 
 _WRITTEN_AFTER = text(
     "SELECT EXISTS (SELECT FROM animus.audit_entry WHERE project_id = :project_id AND time > :time) AS found"
+)
+
+# Each attempt is looked up by itself; a pipeline is taken apart once, however many runs it has.
+_MODELS_OF = text(
+    """
+    WITH written AS MATERIALIZED (
+      SELECT w.step, a.name, a.digest, s.pipeline_spec_digest
+      FROM unnest(CAST(:runs AS text[]), CAST(:steps AS text[]), CAST(:attempts AS integer[]))
+        AS w (run_id, step, attempt)
+      CROSS JOIN LATERAL (
+        SELECT name, animus.field(document, 'digest') AS digest FROM animus.artifact
+        WHERE project_id = :project_id AND run_id = w.run_id AND step = w.step AND attempt = w.attempt OFFSET 0
+      ) AS a
+      CROSS JOIN LATERAL (
+        SELECT s.pipeline_spec_digest FROM animus.run r
+        JOIN animus.run_spec s ON s.project_id = r.project_id AND s.digest = r.run_spec_digest
+        WHERE r.project_id = :project_id AND r.run_id = w.run_id OFFSET 0
+      ) AS s
+    ),
+    declared AS MATERIALIZED (
+      SELECT p.digest AS pipeline_spec_digest, step.value ->> 'name' AS step, output.value ->> 'name' AS name
+      FROM (SELECT DISTINCT pipeline_spec_digest FROM written) AS w
+      JOIN animus.pipeline_spec p ON p.project_id = :project_id AND p.digest = w.pipeline_spec_digest
+      CROSS JOIN LATERAL jsonb_array_elements(convert_from(p.document, 'UTF8')::jsonb #> '{spec,steps}') AS step
+      CROSS JOIN LATERAL jsonb_array_elements(step.value #> '{outputs,artifacts}') AS output
+      WHERE output.value ->> 'type' = :type
+    )
+    SELECT DISTINCT digest FROM written JOIN declared USING (pipeline_spec_digest, step, name)
+    """
 )
 
 SAME_CONTENT = "same_content"  # no relation of an edge: nobody wrote it

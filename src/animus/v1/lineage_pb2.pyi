@@ -331,8 +331,9 @@ class Impact(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """Whether max_nodes left out runs or artifacts, or the counts are partial."""
+    """Whether max_nodes left out runs, artifacts or models, or the counts are partial."""
     partial: _builtins.bool
     """Whether the walk ended at a bound of the server, so that the counts are the least there are: 100,000 edges read
     for one level, 100,000 nodes, or 1,000 levels.
@@ -349,6 +350,12 @@ class Impact(_message.Message):
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
         """The artifacts, ordered by depth and name."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
+        """Those of the artifacts that are models, in the same order: an attempt that was reached wrote them as an output which its
+        pipeline spec declares to be of the type `model`.
+        """
+
     def __init__(
         self,
         *,
@@ -357,10 +364,11 @@ class Impact(_message.Message):
         artifacts: _abc.Iterable[Global___LineageNode] | None = ...,
         truncated: _builtins.bool = ...,
         partial: _builtins.bool = ...,
+        models: _abc.Iterable[Global___LineageNode] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "counts", b"counts", "partial", b"partial", "runs", b"runs", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "counts", b"counts", "models", b"models", "partial", b"partial", "runs", b"runs", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -489,7 +497,7 @@ class GetImpactRequest(_message.Message):
     node: _builtins.str
     """Where to start: a full resource name."""
     max_nodes: _builtins.int
-    """How many runs to return, and how many artifacts: 0 means 1,000; at most 10,000."""
+    """How many runs to return, how many artifacts, and how many models: 0 means 1,000; at most 10,000."""
     as_of_index: _builtins.int
     """Only what the entries below this index of the log wrote; absent means all. At most the size of the log, and not
     beside as_of_time.

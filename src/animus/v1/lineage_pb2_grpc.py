@@ -95,7 +95,7 @@ class LineageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetImpact(self, request, context):
-        """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+        """Says what is downstream of a node: how many nodes of each kind, and which runs, artifacts and models.
 
         A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node;
         `LOG_TOO_SMALL` for an as_of_index beyond the log.

@@ -48,7 +48,7 @@ class LineageServiceStub:
     `LOG_TOO_SMALL` for an as_of_index beyond the log; `PAGE_TOKEN_INVALID`.
     """
     GetImpact: _grpc.UnaryUnaryMultiCallable[_lineage_pb2.GetImpactRequest, _lineage_pb2.Impact]
-    """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+    """Says what is downstream of a node: how many nodes of each kind, and which runs, artifacts and models.
 
     A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node;
     `LOG_TOO_SMALL` for an as_of_index beyond the log.
@@ -95,7 +95,7 @@ class LineageServiceAsyncStub(LineageServiceStub):
     `LOG_TOO_SMALL` for an as_of_index beyond the log; `PAGE_TOKEN_INVALID`.
     """
     GetImpact: _aio.UnaryUnaryMultiCallable[_lineage_pb2.GetImpactRequest, _lineage_pb2.Impact]  # type: ignore[assignment]
-    """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+    """Says what is downstream of a node: how many nodes of each kind, and which runs, artifacts and models.
 
     A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node;
     `LOG_TOO_SMALL` for an as_of_index beyond the log.
@@ -151,7 +151,7 @@ class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lineage_pb2.GetImpactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lineage_pb2.Impact, _abc.Awaitable[_lineage_pb2.Impact]]:
-        """Says what is downstream of a node: how many nodes of each kind, and which runs and artifacts.
+        """Says what is downstream of a node: how many nodes of each kind, and which runs, artifacts and models.
 
         A run is reached when one of its attempts is. Errors: `LINEAGE_NODE_UNKNOWN` when nothing touches the node;
         `LOG_TOO_SMALL` for an as_of_index beyond the log.
