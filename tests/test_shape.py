@@ -252,7 +252,7 @@ SQL = re.compile(
     r"|CREATE\s+(TABLE|ROLE|DATABASE|FUNCTION)|SET\s+LOCAL|LOCK\s+TABLE)\b",
     re.DOTALL,
 )
-OF_TABLES = {"src/animus/sdk/profile.py", "src/animus/sdk/table_reader.py"}  # SQL of DuckDB, on the caller's own files
+OF_TABLES = {"src/animus/sdk/profile.py", "src/animus/sdk/tables.py"}  # SQL of DuckDB, on the caller's own files
 TRANSACTION_CALLS = {"begin", "begin_nested", "commit", "rollback"}
 
 

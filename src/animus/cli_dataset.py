@@ -40,7 +40,7 @@ Listing = Annotated[
 ]
 Prefix = Annotated[str, typer.Option(help="What the keys of the listing begin with; no part of the paths.")]
 Describe = Annotated[
-    bool, typer.Option("--describe", help="Read columns and rows of CSV and Parquet files (extra `quality`).")
+    bool, typer.Option("--describe", help="Read columns and rows of CSV, Parquet and JSON Lines (extra `quality`).")
 ]
 Data = Annotated[Path, typer.Argument(help="The folder, or the single file.", metavar="PATH", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(help="Id of the dataset.", metavar="DATASET", show_default=False)]

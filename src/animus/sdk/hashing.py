@@ -74,6 +74,13 @@ def content(path: Path, progress: Progress | None = None) -> Content:
     return Content(_hash_files([file], progress)[0], file.size_bytes, ())
 
 
+def plain_files(path: Path) -> list[Path]:
+    """The file, or the files below a folder in the order of its manifest. Raises as `content` does."""
+    if not stat.S_ISDIR(_stat(path).st_mode):
+        return [_found(path, "").path]
+    return [each.path for each in sorted(_walk(path, {}), key=lambda each: each.relative)]
+
+
 def dataset_version(
     dataset_id: str,
     folder: Path,

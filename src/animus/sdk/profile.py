@@ -29,7 +29,7 @@ from animus.domain.quality import (
 )
 from animus.sdk.files import Unreadable
 from animus.sdk.hashing import Content
-from animus.sdk.table_reader import MEMORY_LIMIT, OpenTable, open_table
+from animus.sdk.tables import MEMORY_LIMIT, OpenTable, open_table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -71,7 +71,8 @@ def profile(
 
     `metrics` are values of the user's own, decimals by name. `memory_limit` is DuckDB's, such as `500MB`; what does not
     fit goes to a folder below `scratch`, or else the system's for temporary files, and is removed. Raises Invalid for a
-    pattern that is no RE2 and for references whose edges differ, and Unreadable for what is no table or changed.
+    pattern that is no RE2, for references whose edges differ and for what is no table, and Unreadable for what cannot
+    be read or changed.
     """
     wanted = _wanted(rules, references)
     before = _seen(path)
