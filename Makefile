@@ -22,7 +22,7 @@ demo-down: .venv/installed ## clean up after a demo that crashed
 	@$(BIN)/python -m demo.down
 
 test: .venv/installed ## run the tests, on a PostgreSQL of their own
-	@$(BIN)/python -m pytest tests -n 2 --dist worksteal
+	@$(BIN)/python -m pytest tests -n 3 --dist worksteal
 
 ## Develop
 
