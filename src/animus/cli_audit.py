@@ -20,7 +20,7 @@ from animus.cli_client import (
     Insecure,
     Keys,
     KnownHeadsFile,
-    Project,
+    LogProject,
     TokenFile,
     TrustServerKey,
     channel_to,
@@ -60,7 +60,7 @@ Log = Annotated[
 @app.command()
 def verify(
     log: Log = None,
-    project: Project = "",
+    project: LogProject = "",
     address: Address = DEFAULT_ADDRESS,
     token_file: TokenFile = None,
     insecure: Insecure = False,
@@ -106,7 +106,7 @@ def verify_receipts(
     receipts: Annotated[
         Path | None, typer.Option(help="File of receipts; else the one in ~/.local/state/animus.")
     ] = None,
-    project: Project = "",
+    project: LogProject = "",
     address: Address = DEFAULT_ADDRESS,
     token_file: TokenFile = None,
     insecure: Insecure = False,
@@ -165,7 +165,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the log; with --ndjson a file, or stdout.", show_default=False)
     ] = None,
-    project: Project = "",
+    project: LogProject = "",
     address: Address = DEFAULT_ADDRESS,
     token_file: TokenFile = None,
     insecure: Insecure = False,
@@ -215,7 +215,7 @@ def export(
 @app.command()
 def tail(
     start: Annotated[int | None, typer.Option("--from", min=0, help="Index to start at; else the next entry.")] = None,
-    project: Project = "",
+    project: LogProject = "",
     address: Address = DEFAULT_ADDRESS,
     token_file: TokenFile = None,
     insecure: Insecure = False,

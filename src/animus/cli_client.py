@@ -6,6 +6,7 @@ else is lines on stderr.
 """
 
 import errno
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,14 @@ TokenFile = Annotated[Path | None, typer.Option(envvar="ANIMUS_TOKEN_FILE", help
 Insecure = Annotated[
     bool, typer.Option(envvar="ANIMUS_INSECURE", help="Send the token in plain text to other than loopback.")
 ]
-Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project; `instance` for the instance's log.")]
+Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
+LogProject = Annotated[
+    str, typer.Option(envvar="ANIMUS_PROJECT", help="The project; `instance` for the instance's log.")
+]
+RequestId = Annotated[
+    str,
+    typer.Option(help="Names this call: the same id is answered as before. Else one is made.", show_default=False),
+]
 Keys = Annotated[
     list[str] | None, typer.Option("--key", help="Trusted key of the log: a vkey, or a file of them. Repeatable.")
 ]
@@ -238,3 +246,8 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, with their columns aligned."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def new_request_id() -> str:
+    """A request_id of this call alone: 128 random bits."""
+    return secrets.token_hex(16)

@@ -1,6 +1,5 @@
 """`animus dataset`: digests of files and folders, versions made of them, copies hashed again. See docs/dataset.md."""
 
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +12,13 @@ from animus.cli_client import (
     Address,
     AsJson,
     Insecure,
+    Project,
+    RequestId,
     TokenFile,
     channel_to,
     errors,
     fail,
+    new_request_id,
     print_json,
     transfer,
 )
@@ -44,11 +46,6 @@ Describe = Annotated[
 ]
 Data = Annotated[Path, typer.Argument(help="The folder, or the single file.", metavar="PATH", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(help="Id of the dataset.", metavar="DATASET", show_default=False)]
-Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
-RequestId = Annotated[
-    str,
-    typer.Option(help="Names this call: the same id is answered as before. Else one is made.", show_default=False),
-]
 
 NAMED = 20
 
@@ -158,7 +155,7 @@ def register(
             found = _content(path, listing, prefix)
             version = replace(empty, content_digest=found.digest, size_bytes=found.size_bytes, files=found.files)
             request = dataset_pb2.RegisterDatasetVersionRequest(
-                project_id=project, request_id=request_id or secrets.token_hex(16)
+                project_id=project, request_id=request_id or new_request_id()
             )
             encode(version, request.dataset_version).uris.extend(uris)
             made = call(service.RegisterDatasetVersion, request)
@@ -191,7 +188,7 @@ def set_uris(
             dataset_pb2_grpc.DatasetServiceStub(channel).SetDatasetVersionUris,
             dataset_pb2.SetDatasetVersionUrisRequest(
                 project_id=project,
-                request_id=request_id or secrets.token_hex(16),
+                request_id=request_id or new_request_id(),
                 dataset_id=dataset,
                 content_digest=digest,
                 uris=uri or (),
@@ -247,7 +244,7 @@ def verify(
             service.VerifyDatasetVersion,
             dataset_pb2.VerifyDatasetVersionRequest(
                 project_id=project,
-                request_id=request_id or secrets.token_hex(16),
+                request_id=request_id or new_request_id(),
                 dataset_id=dataset,
                 content_digest=digest,
                 found_digest=found.digest,

@@ -13,10 +13,12 @@ from animus.cli_client import (
     Address,
     AsJson,
     Insecure,
+    Project,
     TokenFile,
     channel_to,
     errors,
     fail,
+    new_request_id,
     print_json,
     say,
     table,
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Makes, registers and compares environment locks.", no_args_is_help=True)
 
-Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
 
 MAX_DOCUMENT_BYTES = 16 << 20
 
@@ -112,7 +113,6 @@ def register(
     ] = "",
 ) -> None:
     """Registers an environment lock, and prints its digest."""
-    import secrets
 
     from animus.codec import encode
     from animus.sdk.files import state_folder
@@ -124,7 +124,7 @@ def register(
         sealed = _read(file)
         request = environment_pb2.RegisterEnvironmentLockRequest(
             project_id=project,
-            request_id=request_id or secrets.token_hex(16),
+            request_id=request_id or new_request_id(),
             environment_lock=encode(sealed.value, environment_pb2.EnvironmentLock()),
         )
         receipts = ReceiptStore(state_folder() / "receipts")

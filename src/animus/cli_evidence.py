@@ -1,6 +1,5 @@
 """`animus evidence`: exports, verifies and shows what proves a run or a log. docs/evidence.md is for auditors."""
 
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    new_request_id,
     print_json,
     transfer,
 )
@@ -56,7 +56,7 @@ def export(
     with errors():
         request = evidence_pb2.ExportEvidenceRequest(
             project_id=project,
-            request_id=secrets.token_hex(16),
+            request_id=new_request_id(),
             run_id=run,
             first_index=first,
             size=size,

@@ -16,6 +16,7 @@ from animus.cli_client import (
     Address,
     AsJson,
     Insecure,
+    Project,
     TokenFile,
     channel_to,
     errors,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Shows lineage and impact.", no_args_is_help=True)
 
-Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
 Node = Annotated[
     str, typer.Argument(help="Name of the node, such as runs/<id>; `projects/<p>/` may lead it.", metavar="NODE")
 ]

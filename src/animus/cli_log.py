@@ -18,7 +18,7 @@ from animus.cli_client import (
     Address,
     AsJson,
     Insecure,
-    Project,
+    LogProject,
     TokenFile,
     channel_to,
     errors,
@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 @app.command()
 def show(
-    project: Project,
+    project: LogProject,
     token_file: TokenFile = None,
     address: Address = DEFAULT_ADDRESS,
     insecure: Insecure = False,
@@ -79,7 +79,7 @@ def epoch(
 
 @app.command()
 def forfeit(
-    project: Project,
+    project: LogProject,
     entry: Annotated[str, typer.Argument(help="Id of an entry in quarantine.")],
     reason: Reason,
 ) -> None:

@@ -1,6 +1,5 @@
 """`animus quality`: rules, profiles, verdicts and gates. See docs/quality.md and docs/quality-profile.md."""
 
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,13 @@ from animus.cli_client import (
     Address,
     AsJson,
     Insecure,
+    Project,
+    RequestId,
     TokenFile,
     channel_to,
     errors,
     fail,
+    new_request_id,
     print_json,
     table,
     transfer,
@@ -38,11 +40,6 @@ app.add_typer(rule_app, name="rule")
 app.add_typer(gate_app, name="gate")
 app.add_typer(import_app, name="import")
 
-Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
-RequestId = Annotated[
-    str,
-    typer.Option(help="Names this call: the same id is answered as before. Else one is made.", show_default=False),
-]
 File = Annotated[Path, typer.Argument(help="The file.", metavar="FILE", show_default=False)]
 Digest = Annotated[str, typer.Argument(help="Its digest.", metavar="DIGEST", show_default=False)]
 DatasetId = Annotated[str, typer.Option("--dataset", help="Id of the dataset.", show_default=False)]
@@ -79,7 +76,7 @@ def register_rule(
 
     with errors():
         rule = _read_rule(file)
-        request = quality_pb2.RegisterQualityRuleRequest(project_id=project, request_id=request_id or _new_id())
+        request = quality_pb2.RegisterQualityRuleRequest(project_id=project, request_id=request_id or new_request_id())
         encode(rule, request.quality_rule)
         with _service(address, token_file, insecure) as service:
             made = call(service.RegisterQualityRule, request)
@@ -171,7 +168,9 @@ def profile(
             replace_file(output, sealed.document)
         if register:
             _need_project(project)
-            request = quality_pb2.RegisterQualityProfileRequest(project_id=project, request_id=request_id or _new_id())
+            request = quality_pb2.RegisterQualityProfileRequest(
+                project_id=project, request_id=request_id or new_request_id()
+            )
             encode(sealed.value, request.quality_profile)
             with _service(address, token_file, insecure) as service:
                 call(service.RegisterQualityProfile, request)
@@ -198,7 +197,7 @@ def evaluate(
     from animus.v1 import quality_pb2
 
     request = quality_pb2.EvaluateQualityRequest(
-        project_id=project, request_id=request_id or _new_id(), rule_digest=rule, profile_digest=profile
+        project_id=project, request_id=request_id or new_request_id(), rule_digest=rule, profile_digest=profile
     )
     with errors():
         with _service(address, token_file, insecure) as service:
@@ -327,7 +326,7 @@ def set_gate(
     from animus.sdk.source import call
     from animus.v1 import quality_gate_pb2, quality_gate_pb2_grpc
 
-    request = quality_gate_pb2.SetQualityGateRequest(project_id=project, request_id=request_id or _new_id())
+    request = quality_gate_pb2.SetQualityGateRequest(project_id=project, request_id=request_id or new_request_id())
     with errors():
         try:
             ParseDict({"qualityGate": parse_text(read_file(file, MAX_RULE_BYTES))}, request)
@@ -397,10 +396,6 @@ def _receipts() -> Any:
     from animus.sdk.receipts import ReceiptStore
 
     return ReceiptStore(state_folder() / "receipts")
-
-
-def _new_id() -> str:
-    return secrets.token_hex(16)
 
 
 def _need_project(project: str) -> None:
@@ -484,7 +479,7 @@ def _record(
     for each in found:
         if names and each.rule_name not in names:
             continue
-        request = quality_pb2.RecordForeignEvaluationRequest(project_id=project, request_id=_new_id())
+        request = quality_pb2.RecordForeignEvaluationRequest(project_id=project, request_id=new_request_id())
         encode(each, request.quality_evaluation)
         request.quality_evaluation.dataset_id = dataset
         request.quality_evaluation.content_digest = digest

@@ -11,22 +11,20 @@ from animus.cli_client import (
     Address,
     AsJson,
     Insecure,
+    Project,
+    RequestId,
     TokenFile,
     channel_to,
     errors,
     fail,
+    new_request_id,
     print_json,
     table,
 )
 
 app = typer.Typer(help="Replays runs and compares them.", no_args_is_help=True)
 
-Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
 RunId = Annotated[str, typer.Argument(help="Id of the run.", metavar="RUN")]
-RequestId = Annotated[
-    str,
-    typer.Option(help="Names this call: the same id is answered as before. Else one is made.", show_default=False),
-]
 
 
 @app.command()
@@ -48,7 +46,7 @@ def replay(
     from animus.sdk.source import call
     from animus.v1 import run_pb2, run_pb2_grpc
 
-    request = run_pb2.ReplayRunRequest(project_id=project, request_id=request_id or _new_id(), run_id=run)
+    request = run_pb2.ReplayRunRequest(project_id=project, request_id=request_id or new_request_id(), run_id=run)
     for text in label or ():
         key, separator, value = text.partition("=")
         if not separator:
@@ -86,7 +84,7 @@ def compare(
     from animus.v1 import run_pb2, run_pb2_grpc
 
     request = run_pb2.CompareRunsRequest(
-        project_id=project, request_id=request_id or _new_id(), run_id=run, other_run_id=other
+        project_id=project, request_id=request_id or new_request_id(), run_id=run, other_run_id=other
     )
     receipts = ReceiptStore(state_folder() / "receipts")
     with errors(), channel_to(address, token_file, insecure, receipts) as channel:
@@ -98,12 +96,6 @@ def compare(
             typer.echo("\n".join(_lines(tree)))
         if found.verdict != run_pb2.COMPARISON_VERDICT_REPRODUCED:
             raise typer.Exit(FAILED)
-
-
-def _new_id() -> str:
-    import secrets
-
-    return secrets.token_hex(16)
 
 
 def _lines(tree: dict[str, object]) -> list[str]:

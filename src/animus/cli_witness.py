@@ -15,7 +15,7 @@ from animus.cli_client import (
     USAGE,
     Address,
     Insecure,
-    Project,
+    LogProject,
     TokenFile,
     channel_to,
     errors,
@@ -74,7 +74,7 @@ def request(
     log: Annotated[
         Path | None, typer.Argument(help="An exported log; without one, the server is asked.", metavar="[DIR]")
     ] = None,
-    project: Project = "",
+    project: LogProject = "",
     address: Address = DEFAULT_ADDRESS,
     token_file: TokenFile = None,
     insecure: Insecure = False,
