@@ -175,7 +175,7 @@ def _column(table: OpenTable, column: Column, expression: str, wanted: _Wanted) 
     # Equal values once, with how often they stand: out of core, as nothing that orders or collects values would be.
     connection.execute("DROP TABLE IF EXISTS grouped")
     connection.execute(
-        f"CREATE TABLE grouped AS SELECT {value} AS v, count(*) AS n"
+        f"CREATE TABLE grouped AS SELECT {value} AS v, count(*) AS n"  # nosec B608
         f" FROM data WHERE {expression} IS NOT NULL GROUP BY v"
     )
     values, distinct = _row(connection, "SELECT coalesce(sum(n), 0), count(*) FROM grouped")
