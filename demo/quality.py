@@ -3,7 +3,6 @@
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from animus.domain.dataset import DatasetVersion
 from animus.domain.quality import QualityRule, load_rule
@@ -11,13 +10,11 @@ from animus.domain.run import RunSpec
 from animus.sdk.hashing import Content
 from animus.sdk.profile import profile
 from animus.v1 import quality_pb2, run_pb2
+from demo.changes import Changes, request_of
 from demo.runner import REQUEST_PREFIX
 from demo.stack import RefusedError
 from demo.state import CHECKOUT, DemoError
 from demo.telling import PROJECT, as_json, expect, say, short, word
-
-if TYPE_CHECKING:
-    from demo.story import Story
 
 BASE = f"/v1/projects/{PROJECT}"
 PIPELINE = "breast-cancer-classifier"
@@ -35,8 +32,8 @@ class Rule:
 class Quality:
     """The dataset's quality, from its profile to a run that is let in against a gate."""
 
-    def __init__(self, story: "Story", version: DatasetVersion, data: Path) -> None:
-        self.story = story
+    def __init__(self, changes: Changes, version: DatasetVersion, data: Path) -> None:
+        self.changes = changes
         self.version = version
         self.data = data
         self.complete: Rule
@@ -50,7 +47,7 @@ class Quality:
         )
         content = Content(self.version.content_digest, self.version.size_bytes, self.version.files)
         measured = profile(self.data, self.version.dataset_id, content, [complete, balanced], [], {})
-        registered = self.story.register_as(
+        registered = self.changes.register_as(
             "profile",
             f"{BASE}/qualityProfiles",
             {"qualityProfile": as_json(measured, quality_pb2.QualityProfile())},
@@ -63,8 +60,8 @@ class Quality:
     def register(self, rule: QualityRule, profile_digest: str, wanted: str) -> Rule:
         """Registers a rule and has it evaluated."""
         body = {"qualityRule": as_json(rule, quality_pb2.QualityRule())}
-        digest = self.story.register_as("rule", f"{BASE}/qualityRules", body)["record"]["digest"]
-        evaluation = self.story.register_as(
+        digest = self.changes.register_as("rule", f"{BASE}/qualityRules", body)["record"]["digest"]
+        evaluation = self.changes.register_as(
             "evaluation",
             f"{BASE}/qualityEvaluations:evaluate",
             {"ruleDigest": digest, "profileDigest": profile_digest},
@@ -84,24 +81,24 @@ class Quality:
             for rule in rules
         ]
         body = {"qualityGate": {"pipeline": PIPELINE, "requirements": requirements, "overrideAllowed": True}}
-        self.story.change(f"{BASE}/qualityGates", f"{REQUEST_PREFIX}gate-{secrets.token_hex(16)}", body)
+        self.changes.change(f"{BASE}/qualityGates", f"{REQUEST_PREFIX}gate-{secrets.token_hex(16)}", body)
         say(f"    gate of {PIPELINE}: {', '.join(rule.rule_id for rule in rules)}")
 
-    def show_gate(self, spec: RunSpec) -> str:
-        """A gate that the data does not meet refuses a run, and an admin lets it in. Returns the id of that run."""
+    def show_gate(self, spec: RunSpec, run_id: str) -> str:
+        """A gate that the data does not meet refuses a run like this one, and an admin lets it in: its id."""
         say("==> quality gate")
         self.gate(self.complete, self.balanced)
         body = {"runSpec": as_json(spec, run_pb2.RunSpec()), "labels": []}
         try:
-            self.story.stack.post(f"{BASE}/runs", {**body, "requestId": self.story.request_of("refused")})
+            self.changes.try_change(f"{BASE}/runs", request_of("refused", run_id), body)
         except RefusedError as error:
             (violation,) = error.preconditions()
             say(f"    refused: {violation['description']}")
             expect("what the gate refuses", self.balanced.digest in violation["description"], True)
         else:
             raise DemoError("the gate let a run in that reads data which failed a rule")
-        run = self.story.change(
-            f"{BASE}/runs:overrideGates", self.story.request_of("override"), {**body, "reason": REASON}
+        run = self.changes.change(
+            f"{BASE}/runs:overrideGates", request_of("override", run_id), {**body, "reason": REASON}
         )
         admission = run["admission"]
         say(f"    overridden: run {run['runId']}")

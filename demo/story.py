@@ -21,6 +21,7 @@ from animus.domain.pipeline import load_pipeline_spec
 from animus.domain.run import Commit, DatasetBinding, Parameter, ParameterType, RunSpec
 from animus.sdk import dataset_version, running_environment
 from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2
+from demo.changes import Changes, request_of
 from demo.processes import ended, launch, stop, write_mark
 from demo.quality import Quality
 from demo.runner import CODE, REQUEST_PREFIX, write_new
@@ -75,14 +76,14 @@ class Story:
         self.commit = commit
         self.data = folder / "data" / DATASET
         self.token = folder / "runner.token"
-        self.requests: set[str] = set()  # the request ids of the changes that were asked for
+        self.changes = Changes(stack)
         self.run_id = ""
 
     def tell(self) -> None:
         """Does all of it. Raises DemoError when something is not as it should be."""
         say("==> create project")
         version, spec = self.register()
-        quality = Quality(self, version, self.data)
+        quality = Quality(self.changes, version, self.data)
         quality.judge()
         quality.gate(quality.complete)
         say("==> create run")
@@ -97,7 +98,7 @@ class Story:
         self.show_log()
         if run["state"] == "RUN_STATE_SUCCEEDED":
             self.reproduce(spec)
-            overridden = quality.show_gate(spec)
+            overridden = quality.show_gate(spec, self.run_id)
             say("==> evidence")
             self.show_evidence(self.run_id)
             say("==> evidence of the run that was let in against the gate")
@@ -106,31 +107,16 @@ class Story:
         if run["state"] != "RUN_STATE_SUCCEEDED":
             raise DemoError(f"run {self.run_id} ended {word(run['state'], 'RUN_STATE_')}: see {self.folder}/runs")
 
-    def change(self, path: str, request_id: str, body: Tree) -> Tree:
-        """Makes a change. The same request_id and body always have the same effect and answer."""
-        return self.change_or_replay(path, request_id, body)[0]
-
-    def change_or_replay(self, path: str, request_id: str, body: Tree) -> tuple[Tree, bool]:
-        """Makes a change, and says whether it had been made before."""
-        self.requests.add(request_id)
-        answer = self.stack.post(path, {**body, "requestId": request_id})
-        return answer.body, answer.replayed
-
-    def register_as(self, kind: str, path: str, body: Tree) -> Tree:
-        """Registers something under a request_id that follows from its content: once, however often it is asked for."""
-        content = json.dumps(body, sort_keys=True).encode()
-        return self.change(path, f"{REQUEST_PREFIX}{kind}-{hashlib.sha256(content).hexdigest()[:40]}", body)
-
     def register(self) -> tuple[DatasetVersion, RunSpec]:
         """Creates the project and registers all that the run binds. Returns the dataset's version and the RunSpec."""
         project = {"projectId": PROJECT, "displayName": "Demo", "description": "", "labels": []}
-        self.register_as("project", "/v1/projects", {"projectId": PROJECT, "project": project})
+        self.changes.register_as("project", "/v1/projects", {"projectId": PROJECT, "project": project})
         base = f"/v1/projects/{PROJECT}"
 
         dataset = {"datasetId": DATASET, "description": ABOUT, "labels": []}
-        self.register_as("dataset", f"{base}/datasets", {"dataset": dataset})
+        self.changes.register_as("dataset", f"{base}/datasets", {"dataset": dataset})
         version = self.stage()
-        self.register_as(
+        self.changes.register_as(
             "version",
             f"{base}/datasets/{DATASET}/versions",
             {"datasetVersion": as_json(version, dataset_pb2.DatasetVersion())},
@@ -139,7 +125,7 @@ class Story:
 
         lock = running_environment(CHECKOUT / "requirements.lock")
         environment = document.digest(document.dump(lock))
-        self.register_as(
+        self.changes.register_as(
             "environment",
             f"{base}/environmentLocks",
             {"environmentLock": as_json(lock, environment_pb2.EnvironmentLock())},
@@ -148,7 +134,7 @@ class Story:
 
         text = (CHECKOUT / "demo" / "pipeline.yaml").read_text()
         pipeline = load_pipeline_spec(text.replace("${ENVIRONMENT_LOCK_DIGEST}", environment).encode())
-        registered = self.register_as(
+        registered = self.changes.register_as(
             "pipeline", f"{base}/pipelineSpecs", {"pipelineSpec": as_json(pipeline, pipeline_pb2.PipelineSpec())}
         )
         digest = document.digest(document.dump(pipeline))
@@ -198,7 +184,7 @@ class Story:
             with os.fdopen(os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(text)
             write_new(path, json.dumps(kept))  # before it is sent: what was registered is never lost
-        self.register_as("token", f"/v1/projects/{PROJECT}/tokens", {"token": kept})
+        self.changes.register_as("token", f"/v1/projects/{PROJECT}/tokens", {"token": kept})
 
     def create_run(self, spec: RunSpec) -> None:
         """Creates the run, or goes on with the one that a killed demo left."""
@@ -213,7 +199,7 @@ class Story:
             write_new(path, json.dumps(kept))  # before it is sent: a demo that is killed here goes on with this run
         else:
             say("    going on with the run that the last demo left")
-        run, _ = self.change_or_replay(f"/v1/projects/{PROJECT}/runs", kept["requestId"], body)
+        run, _ = self.changes.change_or_replay(f"/v1/projects/{PROJECT}/runs", kept["requestId"], body)
         self.run_id = run["runId"]
         digest = document.digest(document.dump(spec))
         expect("the RunSpec digest", run["runSpecDigest"], digest)
@@ -222,7 +208,7 @@ class Story:
         checks = len(admission["checks"]) + len(admission.get("gateChecks", []))
         say(f"    run {self.run_id}  {outcome} after {checks} checks, {len(admission.get('gateChecks', []))} of a gate")
         say(f"    RunSpec digest {digest}")
-        again, replayed = self.change_or_replay(f"/v1/projects/{PROJECT}/runs", kept["requestId"], body)
+        again, replayed = self.changes.change_or_replay(f"/v1/projects/{PROJECT}/runs", kept["requestId"], body)
         expect("the run of the repeated request", again["runId"], self.run_id)
         expect("Animus-Replayed of the repeated request", replayed, True)
         say("    the same request again: the same run, Animus-Replayed: true")
@@ -235,7 +221,7 @@ class Story:
         One that has failed meanwhile cannot; one that is bound to other code or packages than those at hand is
         cancelled.
         """
-        run = self.change(f"/v1/projects/{PROJECT}/runs", kept["requestId"], kept["body"])
+        run = self.changes.change(f"/v1/projects/{PROJECT}/runs", kept["requestId"], kept["body"])
         self.run_id = run["runId"]
         path = f"/v1/projects/{PROJECT}/runs/{self.run_id}"
         state = word(self.stack.get(path)["state"], "RUN_STATE_")
@@ -247,7 +233,7 @@ class Story:
         if state != "succeeded":
             say(f"    run {self.run_id} of a demo before is bound to other code or packages: cancelled")
             reason = "The checkout or its environment has changed."
-            self.change(f"{path}:cancel", f"{REQUEST_PREFIX}cancel-{self.run_id}", {"reason": reason})
+            self.changes.change(f"{path}:cancel", f"{REQUEST_PREFIX}cancel-{self.run_id}", {"reason": reason})
             self.execute(self.run_id)
         return False
 
@@ -269,7 +255,7 @@ class Story:
     def plan(self, foretold: str) -> None:
         """Plans the run; the plan is the one that the dry-run foretold."""
         request_id = f"{REQUEST_PREFIX}plan-{self.run_id}"
-        plan = self.change(f"/v1/projects/{PROJECT}/runs/{self.run_id}:plan", request_id, {})
+        plan = self.changes.change(f"/v1/projects/{PROJECT}/runs/{self.run_id}:plan", request_id, {})
         say(f"    plan: {' -> '.join(step['name'] for step in plan['steps'])}")
         expect("the plan digest", plan["record"]["digest"], foretold)
         say(f"    plan digest {foretold}")
@@ -354,7 +340,7 @@ class Story:
         """Shows the audit entries of this run's changes, and that there is exactly one for each."""
         entries = self.stack.list(f"/v1/projects/{PROJECT}/auditEntries", "auditEntries")
         reports = (self.folder / "runs" / self.run_id).glob("*/*/reports/*.json")
-        changes = self.requests | {json.loads(path.read_text())["requestId"] for path in reports}
+        changes = self.changes.requests | {json.loads(path.read_text())["requestId"] for path in reports}
         made = [e for e in entries if e["outcome"] in ("AUDIT_OUTCOME_ACCEPTED", "AUDIT_OUTCOME_UNCHANGED")]
         ours = [e for e in made if e["requestId"] in changes or self.run_id in e["requestId"]]
         say(f"==> audit: {len(entries)} entries in the log of the project")
@@ -383,22 +369,23 @@ class Story:
         """Runs the same RunSpec again, and one with another seed, and compares what each made with this run."""
         say("==> reproduction")
         base = f"/v1/projects/{PROJECT}/runs"
-        replay = self.change(f"{base}/{self.run_id}:replay", self.request_of("replay"), {"labels": []})
+        replay = self.changes.change(f"{base}/{self.run_id}:replay", request_of("replay", self.run_id), {"labels": []})
         self.compare("replayed", replay["runId"], "REPRODUCED")
         other = replace(
             spec,
             parameters=tuple(replace(each, value="8") if each.name == "seed" else each for each in spec.parameters),
         )
         body = {"runSpec": as_json(other, run_pb2.RunSpec()), "labels": []}
-        self.compare("with another seed", self.change(base, self.request_of("seed"), body)["runId"], "DIVERGED")
+        seeded = self.changes.change(base, request_of("seed", self.run_id), body)
+        self.compare("with another seed", seeded["runId"], "DIVERGED")
 
     def compare(self, what: str, run_id: str, verdict: str) -> None:
         """Executes a run, and has it compared with this demo's."""
         base = f"/v1/projects/{PROJECT}/runs"
-        self.change(f"{base}/{run_id}:plan", f"{REQUEST_PREFIX}plan-{run_id}", {})
+        self.changes.change(f"{base}/{run_id}:plan", f"{REQUEST_PREFIX}plan-{run_id}", {})
         self.execute(run_id)
         path, request_id = f"{base}/{self.run_id}:compare", f"{REQUEST_PREFIX}compare-{run_id}"
-        found = self.change(path, request_id, {"otherRunId": run_id})
+        found = self.changes.change(path, request_id, {"otherRunId": run_id})
         outputs = found["outputs"]
         equal = sum(each.get("equal", False) for each in outputs)
         step = f", first at step {found['firstStep']}" if found.get("firstStep") else ""
@@ -407,10 +394,6 @@ class Story:
         for each in found.get("differences", ()):
             say(f"    {each['path']}: {each['thisValue']} and {each['otherValue']}")
         expect(f"the verdict on the run {what}", said, verdict)
-
-    def request_of(self, what: str) -> str:
-        """A request_id for something that is done once for this run."""
-        return f"{REQUEST_PREFIX}{what}-{hashlib.sha256(f'{what} {self.run_id}'.encode()).hexdigest()[:32]}"
 
     def show_evidence(self, run_id: str) -> None:
         """Exports a run's evidence, and has it verified by the one file, which has nothing but Python and a key."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from animus.domain.audit import Logged
-    from animus.domain.document import Sealed
 
 
 class DomainError(Exception):
@@ -81,12 +80,12 @@ class Refused(DomainError):
         *,
         subject: str,
         preconditions: Sequence[Precondition] = (),
-        records: Sequence["Sealed[Any]"] = (),
+        records: Sequence[Any] = (),
         **details: str,
     ) -> None:
         """Without preconditions of its own, the message is the one that the subject does not meet.
 
-        The records are kept with the audit entry of the refusal.
+        The records, sealed values, are kept with the audit entry of the refusal.
         """
         super().__init__(reason, message, **details)
         self.subject = subject
