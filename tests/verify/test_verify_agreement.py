@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 from domain import trees, worlds
 from domain.test_policy import GOOD as GOOD_POLICY
 from domain.test_policy import NOT_POLICIES
-from domain.values import DOCUMENTS, LAW, ONE, TWO, generated, pipeline
+from domain.test_quality_evaluation import case as quality_case
+from domain.test_quality_evaluation import judge
+from domain.values import DOCUMENTS, LAW, ONE, TIME, TWO, generated, pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
 import animus_verify as verifier
 from animus import signing
 from animus.domain import checkpoint, document, merkle, note, policy
-from animus.domain.errors import Invalid
+from animus.domain.errors import Invalid, Refused
 from animus.domain.note import Key, dump_key
 from animus.domain.pipeline import PipelineSpec
 from animus.domain.plan import make_plan
@@ -47,6 +50,45 @@ def test_plans_are_the_same_bytes(made: PipelineSpec) -> None:
     """Both plan any pipeline alike."""
     tree = json.loads(document.dump(made))
     assert verifier.dump(verifier.make_plan(ONE, TWO, tree)) == document.dump(make_plan(ONE, TWO, made))
+
+
+# Rules.
+
+
+def judged_by_the_server(seed: int) -> list[tuple[str, ...]] | None:
+    """Results and verdict of a made-up case; None where a profile lacks what a check needs."""
+    rule, *profiles = quality_case(seed)
+    try:
+        evaluation = judge(rule, *profiles)
+    except Refused:
+        return None
+    results = [(e.check, e.severity.value, e.outcome.value, e.observed) for e in evaluation.results]
+    return [*results, (evaluation.verdict.value,)]
+
+
+def judged_by_the_verifier(seed: int) -> list[tuple[str, ...]] | None:
+    """The same, from the bytes of the documents."""
+    rule, profile, *references = (json.loads(document.dump(each)) for each in quality_case(seed))
+    try:
+        results = verifier.evaluate(rule, profile, dict(zip((ONE, TWO), references, strict=True)), TIME)
+    except ValueError:
+        return None
+    return [*results, (verifier.verdict_of(results),)]
+
+
+@LAW
+@given(st.integers(0, 2**32))
+def test_rules_are_evaluated_alike(seed: int) -> None:
+    """Each check, what it observes and the verdict, to the last digit; and what was not measured, both miss."""
+    assert judged_by_the_verifier(seed) == judged_by_the_server(seed)
+
+
+def test_other_arithmetic_is_another_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above is of some weight: with other digits after the point, or another least part, it does not hold."""
+    for name, value in (("LEAST_PART", Decimal("0.001")), ("spell", lambda number: f"{number:.6f}")):
+        with monkeypatch.context() as changed:
+            changed.setattr(verifier, name, value)
+            assert any(judged_by_the_verifier(seed) != judged_by_the_server(seed) for seed in range(300))
 
 
 def offered(rng: random.Random, steps: str) -> StepEvent:
