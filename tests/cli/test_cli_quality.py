@@ -27,6 +27,14 @@ checks:
 """
 
 
+GATE = f"""
+pipeline: train
+overrideAllowed: true
+requirements:
+  - {{datasetRef: "", datasetId: data, ruleDigest: "sha256:{"1" * 64}", evaluator: dbt}}
+"""
+
+
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table that the rule fails."""
@@ -110,6 +118,25 @@ async def test_verdicts_of_other_tools_are_recorded_as_theirs(quality: Command, 
     assert (several.code, "model.shop.orders, model.shop.states" in several.err) == (2, True)
     one = await quality(*words, "--name", "model.shop.states")
     assert one.out.startswith("WARN model.shop.states sha256:"), one
+
+
+async def test_a_gate_is_set_by_an_admin_and_shown(server: Server, quality: Command, tmp_path: Path) -> None:
+    """From a file, as the contract spells it; an operator may not; a field that it lacks is named."""
+    file = tmp_path / "gate.yaml"
+    file.write_text(GATE)
+    denied = await quality("gate", "set", file)
+    assert denied.code == 4, denied
+    as_admin = command(server, (await server.caller("p", "admin")).token, tmp_path, "quality")
+    done = await as_admin("gate", "set", file)
+    assert (done.code, done.err) == (0, ""), done
+    shown = (await quality("gate", "show", "--pipeline", "train")).json
+    assert (shown["record"]["digest"], shown["overrideAllowed"]) == (done.out.strip(), True)
+    listed = await quality("gate", "list", "--filter", "pipeline = train")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["pipeline", "train"]
+    assert (await quality("gate", "show")).code == 3
+    file.write_text(GATE.replace("overrideAllowed: true", ""))
+    lacking = await as_admin("gate", "set", file)
+    assert (lacking.code, "qualityGate.overrideAllowed" in lacking.err) == (2, True), lacking
 
 
 def test_a_profile_needs_no_server(animus: Animus, orders: Path, tmp_path: Path) -> None:
