@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import grpc
     from google.api.httpbody_pb2 import HttpBody
+    from google.protobuf.message import Message
 
     from animus.domain.note import Key
     from animus.domain.policy import Policy
@@ -242,6 +243,13 @@ def print_json(tree: object) -> None:
     typer.echo(orjson.dumps(tree, option=orjson.OPT_INDENT_2).decode())
 
 
+def message_tree(message: "Message") -> dict[str, Any]:
+    """The JSON of a message, fields that are empty included."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(message, always_print_fields_with_no_presence=True)
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, with their columns aligned."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
@@ -251,3 +259,20 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def new_request_id() -> str:
     """A request_id of this call alone: 128 random bits."""
     return secrets.token_hex(16)
+
+
+def kept_receipts() -> "ReceiptStore":
+    """Where the receipts of this user's changes are kept."""
+    from animus.sdk.files import state_folder
+    from animus.sdk.receipts import ReceiptStore
+
+    return ReceiptStore(state_folder() / "receipts")
+
+
+def pairs(texts: list[str] | None, separator: str, option: str, form: str) -> Iterator[tuple[str, str]]:
+    """The two parts of each text. Ends the command for one without the separator."""
+    for text in texts or ():
+        first, found, second = text.partition(separator)
+        if not found:
+            fail(USAGE, f"{option} {text} is no {form}")
+        yield first, second

@@ -18,7 +18,10 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    kept_receipts,
+    message_tree,
     new_request_id,
+    pairs,
     print_json,
     transfer,
 )
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
     from animus.domain.dataset import DatasetVersion, FileDifference
     from animus.sdk.hashing import Content
-    from animus.sdk.receipts import ReceiptStore
     from animus.sdk.tables import Table
 
 app = typer.Typer(help="Hashes, registers and verifies datasets.", no_args_is_help=True)
@@ -117,8 +119,6 @@ def register(
     """
     from dataclasses import replace
 
-    from google.protobuf.json_format import MessageToDict
-
     from animus.codec import encode
     from animus.domain.dataset import Column, DatasetVersion, DatasetVersionId, DatasetVersionUris
     from animus.domain.labels import Label
@@ -139,15 +139,15 @@ def register(
             row_count=row_count,
             source=source,
             licence=licence,
-            labels=tuple(Label(*each) for each in _pairs(label, "=", "--label", "key=value")),
-            columns=tuple(Column(*each) for each in _pairs(column, "=", "--column", "name=type")),
+            labels=tuple(Label(*each) for each in pairs(label, "=", "--label", "key=value")),
+            columns=tuple(Column(*each) for each in pairs(column, "=", "--column", "name=type")),
             files=(),
             derived_from=tuple(
-                DatasetVersionId(*each) for each in _pairs(derived_from, "@", "--derived-from", "DATASET@DIGEST")
+                DatasetVersionId(*each) for each in pairs(derived_from, "@", "--derived-from", "DATASET@DIGEST")
             ),
         )
         uris = DatasetVersionUris(dataset, nothing, 1, tuple(uri or ())).uris
-        with channel_to(address, token_file, insecure, _receipts()) as channel:
+        with channel_to(address, token_file, insecure, kept_receipts()) as channel:
             service = dataset_pb2_grpc.DatasetServiceStub(channel)
             call(service.GetDataset, dataset_pb2.GetDatasetRequest(project_id=project, dataset_id=dataset))
             if table := _table(path, describe):
@@ -160,7 +160,7 @@ def register(
             encode(version, request.dataset_version).uris.extend(uris)
             made = call(service.RegisterDatasetVersion, request)
         if json:
-            print_json(MessageToDict(made, always_print_fields_with_no_presence=True))
+            print_json(message_tree(made))
         else:
             typer.echo(made.record.name)
 
@@ -178,12 +178,10 @@ def set_uris(
     json: AsJson = False,
 ) -> None:
     """Replaces the URIs of a version by those given, or by none, and prints them."""
-    from google.protobuf.json_format import MessageToDict
-
     from animus.sdk.source import call
     from animus.v1 import dataset_pb2, dataset_pb2_grpc
 
-    with errors(), channel_to(address, token_file, insecure, _receipts()) as channel:
+    with errors(), channel_to(address, token_file, insecure, kept_receipts()) as channel:
         made = call(
             dataset_pb2_grpc.DatasetServiceStub(channel).SetDatasetVersionUris,
             dataset_pb2.SetDatasetVersionUrisRequest(
@@ -195,7 +193,7 @@ def set_uris(
             ),
         )
         if json:
-            print_json(MessageToDict(made, always_print_fields_with_no_presence=True))
+            print_json(message_tree(made))
             return
         for each in made.uris:
             typer.echo(each)
@@ -221,8 +219,6 @@ def verify(
     Ends with 0 where it did and with 7 where not, and names files that are missing, extra or different. A copy that
     cannot be read has no digest, and nothing is recorded.
     """
-    from google.protobuf.json_format import MessageToDict
-
     from animus.codec import decode
     from animus.domain.dataset import DatasetVersion, file_differences
     from animus.domain.names import check_length
@@ -230,7 +226,7 @@ def verify(
     from animus.v1 import dataset_pb2, dataset_pb2_grpc
 
     place = path.absolute().as_uri() if location is None else location
-    with errors(), channel_to(address, token_file, insecure, _receipts()) as channel:
+    with errors(), channel_to(address, token_file, insecure, kept_receipts()) as channel:
         check_length(place, 0, 2_000, "location")
         service = dataset_pb2_grpc.DatasetServiceStub(channel)
         known = call(
@@ -255,7 +251,7 @@ def verify(
         matched = found.digest == digest
         differences = () if matched else file_differences(version.files, found.files)
         if json:
-            tree = MessageToDict(verification, always_print_fields_with_no_presence=True)
+            tree = message_tree(verification)
             named = [{"path": each.path, "kind": each.kind} for each in differences[:NAMED]]
             print_json({**tree, "differences": named, "differenceCount": len(differences)})
         else:
@@ -290,22 +286,6 @@ def _table(path: Path | None, describe: bool) -> "Table | None":
     from animus.sdk.tables import describe as describe_table
 
     return describe_table(path) if path is not None and describe else None
-
-
-def _receipts() -> "ReceiptStore":
-    from animus.sdk.files import state_folder
-    from animus.sdk.receipts import ReceiptStore
-
-    return ReceiptStore(state_folder() / "receipts")
-
-
-def _pairs(texts: list[str] | None, separator: str, option: str, form: str) -> "Iterator[tuple[str, str]]":
-    """The two parts of each text. Ends the command for one without the separator."""
-    for text in texts or ():
-        first, found, second = text.partition(separator)
-        if not found:
-            fail(USAGE, f"{option} {text} is no {form}")
-        yield first, second
 
 
 def _size(found: "Content") -> str:

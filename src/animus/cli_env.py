@@ -18,6 +18,7 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    kept_receipts,
     new_request_id,
     print_json,
     say,
@@ -115,8 +116,6 @@ def register(
     """Registers an environment lock, and prints its digest."""
 
     from animus.codec import encode
-    from animus.sdk.files import state_folder
-    from animus.sdk.receipts import ReceiptStore
     from animus.sdk.source import call
     from animus.v1 import environment_pb2, environment_pb2_grpc
 
@@ -127,7 +126,7 @@ def register(
             request_id=request_id or new_request_id(),
             environment_lock=encode(sealed.value, environment_pb2.EnvironmentLock()),
         )
-        receipts = ReceiptStore(state_folder() / "receipts")
+        receipts = kept_receipts()
         with channel_to(address, token_file, insecure, receipts) as channel:
             made = call(environment_pb2_grpc.EnvironmentServiceStub(channel).RegisterEnvironmentLock, request)
     if made.record.digest != sealed.digest:

@@ -21,14 +21,13 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    message_tree,
     print_json,
     table,
     write_stream,
 )
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from animus.v1 import lineage_pb2
 
 app = typer.Typer(help="Shows lineage and impact.", no_args_is_help=True)
@@ -100,7 +99,7 @@ def show(
             ask = lineage_pb2_grpc.LineageServiceStub(channel).GetLineage
             found = _all_pages(ask, request) if everything else call(ask, request)
         if json:
-            _print(found)
+            print_json(message_tree(found))
             return
         for line in _table(found.nodes, project) if kind else _tree(found, request.node, project):
             typer.echo(line)
@@ -132,7 +131,7 @@ def impact(
         with channel_to(address, token_file, insecure) as channel:
             found = call(lineage_pb2_grpc.LineageServiceStub(channel).GetImpact, request)
         if json:
-            _print(found)
+            print_json(message_tree(found))
             return
         for count in found.counts:
             typer.echo(f"{_kind(count.kind)}  {count.count}{' or more' if found.partial else ''}")
@@ -232,7 +231,7 @@ def external_runs(
         request = lineage_pb2.ListExternalRunsRequest(project_id=project, page_size=1_000)
         found = _all_pages(lineage_pb2_grpc.LineageServiceStub(channel).ListExternalRuns, request)
     if json:
-        _print(found)
+        print_json(message_tree(found))
         return
     rows = [
         (
@@ -306,18 +305,12 @@ def _set_past(
             fail(USAGE, f"--as-of {as_of} is no time such as 2026-01-31T12:00:00Z")
 
 
-def _print(message: "Message") -> None:
-    from google.protobuf.json_format import MessageToDict
-
-    print_json(MessageToDict(message, always_print_fields_with_no_presence=True))
-
-
 def _kind(number: int) -> str:
     """A kind in a column."""
     from animus.v1 import lineage_pb2
 
     name = lineage_pb2.LineageNodeKind.Name(lineage_pb2.LineageNodeKind.ValueType(number))
-    return name.removeprefix("LINEAGE_NODE_KIND_").lower().ljust(len("environment_lock"))
+    return name.removeprefix("LINEAGE_NODE_KIND_").lower().ljust(len("quality_evaluation"))
 
 
 def _table(nodes: "Iterable[lineage_pb2.LineageNode]", project: str) -> list[str]:

@@ -23,6 +23,7 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    message_tree,
     print_json,
 )
 
@@ -47,15 +48,13 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Prints a log's origin, size and keys, and what is wrong with it."""
-    from google.protobuf.json_format import MessageToDict
-
     from animus.sdk.source import call
     from animus.v1 import log_pb2, log_pb2_grpc
 
     with errors(), channel_to(address, token_file, insecure) as channel:
         log = call(log_pb2_grpc.LogServiceStub(channel).GetLog, log_pb2.GetLogRequest(project_id=project))
         if json:
-            print_json(MessageToDict(log, always_print_fields_with_no_presence=True))
+            print_json(message_tree(log))
             return
         typer.echo(f"{log.origin} size {log.size} published {log.published_size} queued {log.queued}")
         for key in log.keys:

@@ -20,7 +20,10 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    kept_receipts,
+    message_tree,
     new_request_id,
+    pairs,
     print_json,
     table,
     transfer,
@@ -156,7 +159,7 @@ def profile(
     from animus.sdk.source import call
     from animus.v1 import quality_pb2
 
-    metrics = dict(_metric(text) for text in metric or ())
+    metrics = dict(pairs(metric, "=", "--metric", "name=decimal"))
     with errors():
         rules, references = _asked(rule or [], reference or [], project, address, token_file, insecure)
         with transfer() as step:
@@ -332,7 +335,7 @@ def set_gate(
             ParseDict({"qualityGate": parse_text(read_file(file, MAX_RULE_BYTES))}, request)
         except ParseError as error:
             fail(USAGE, f"{file}: {error}")
-        with channel_to(address, token_file, insecure, _receipts()) as channel:
+        with channel_to(address, token_file, insecure, kept_receipts()) as channel:
             made = call(quality_gate_pb2_grpc.QualityGateServiceStub(channel).SetQualityGate, request)
         _show(made, json, made.record.digest)
 
@@ -350,7 +353,7 @@ def show_gate(
     from animus.v1 import quality_gate_pb2, quality_gate_pb2_grpc
 
     request = quality_gate_pb2.GetQualityGateRequest(project_id=project, pipeline=pipeline)
-    with errors(), channel_to(address, token_file, insecure, _receipts()) as channel:
+    with errors(), channel_to(address, token_file, insecure, kept_receipts()) as channel:
         _show(call(quality_gate_pb2_grpc.QualityGateServiceStub(channel).GetQualityGate, request), True, "")
 
 
@@ -367,7 +370,7 @@ def list_gates(
     """Lists every gate that was set."""
     from animus.v1 import quality_gate_pb2, quality_gate_pb2_grpc
 
-    with errors(), channel_to(address, token_file, insecure, _receipts()) as channel:
+    with errors(), channel_to(address, token_file, insecure, kept_receipts()) as channel:
         service = quality_gate_pb2_grpc.QualityGateServiceStub(channel)
         request = quality_gate_pb2.ListQualityGatesRequest(project_id=project, filter=filter_, order_by=order_by)
         _list(
@@ -387,15 +390,8 @@ def list_gates(
 def _service(address: str, token_file: Path | None, insecure: bool) -> "Iterator[quality_pb2_grpc.QualityServiceStub]":
     from animus.v1 import quality_pb2_grpc
 
-    with channel_to(address, token_file, insecure, _receipts()) as channel:
+    with channel_to(address, token_file, insecure, kept_receipts()) as channel:
         yield quality_pb2_grpc.QualityServiceStub(channel)
-
-
-def _receipts() -> Any:
-    from animus.sdk.files import state_folder
-    from animus.sdk.receipts import ReceiptStore
-
-    return ReceiptStore(state_folder() / "receipts")
 
 
 def _need_project(project: str) -> None:
@@ -408,13 +404,6 @@ def _read_rule(file: Path) -> "QualityRule":
     from animus.sdk.files import read_file
 
     return load_rule(read_file(file, MAX_RULE_BYTES))
-
-
-def _metric(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        fail(USAGE, f"--metric {text} is no name=decimal")
-    return name, value
 
 
 def _asked(
@@ -464,8 +453,6 @@ def _record(
     json: bool,
 ) -> None:
     """Records what another tool said of one dataset version."""
-    from google.protobuf.json_format import MessageToDict
-
     from animus.codec import encode
     from animus.sdk.source import call
     from animus.v1 import quality_pb2
@@ -485,7 +472,7 @@ def _record(
         request.quality_evaluation.content_digest = digest
         made.append(call(service.RecordForeignEvaluation, request))
     if json:
-        print_json([MessageToDict(each, always_print_fields_with_no_presence=True) for each in made])
+        print_json([message_tree(each) for each in made])
         return
     for each in made:
         typer.echo(f"{_verdict(each)} {each.rule_name} {each.record.digest}")
@@ -504,19 +491,15 @@ def _pages(method: Any, request: Any, field: str) -> "Iterator[Any]":
 
 
 def _show(message: "Message", json: bool, text: str) -> None:
-    from google.protobuf.json_format import MessageToDict
-
     if json:
-        print_json(MessageToDict(message, always_print_fields_with_no_presence=True))
+        print_json(message_tree(message))
     else:
         typer.echo(text)
 
 
 def _list(items: "Iterator[Any]", json: bool, heads: tuple[str, ...], row: Callable[[Any], tuple[str, ...]]) -> None:
-    from google.protobuf.json_format import MessageToDict
-
     if json:
-        print_json([MessageToDict(each, always_print_fields_with_no_presence=True) for each in items])
+        print_json([message_tree(each) for each in items])
         return
     for line in table([heads, *(row(each) for each in items)]):
         typer.echo(line)

@@ -7,7 +7,6 @@ import typer
 from animus.cli_client import (
     DEFAULT_ADDRESS,
     FAILED,
-    USAGE,
     Address,
     AsJson,
     Insecure,
@@ -16,8 +15,10 @@ from animus.cli_client import (
     TokenFile,
     channel_to,
     errors,
-    fail,
+    kept_receipts,
+    message_tree,
     new_request_id,
+    pairs,
     print_json,
     table,
 )
@@ -39,24 +40,17 @@ def replay(
     json: AsJson = False,
 ) -> None:
     """Creates a run from the RunSpec of another, and prints its id. Plan and execute it as any other."""
-    from google.protobuf.json_format import MessageToDict
-
-    from animus.sdk.files import state_folder
-    from animus.sdk.receipts import ReceiptStore
     from animus.sdk.source import call
     from animus.v1 import run_pb2, run_pb2_grpc
 
     request = run_pb2.ReplayRunRequest(project_id=project, request_id=request_id or new_request_id(), run_id=run)
-    for text in label or ():
-        key, separator, value = text.partition("=")
-        if not separator:
-            fail(USAGE, f"--label {text} is no key=value")
+    for key, value in pairs(label, "=", "--label", "key=value"):
         request.labels.add(key=key, value=value)
-    receipts = ReceiptStore(state_folder() / "receipts")
+    receipts = kept_receipts()
     with errors(), channel_to(address, token_file, insecure, receipts) as channel:
         made = call(run_pb2_grpc.RunServiceStub(channel).ReplayRun, request)
         if json:
-            print_json(MessageToDict(made, always_print_fields_with_no_presence=True))
+            print_json(message_tree(made))
         else:
             typer.echo(made.run_id)
 
@@ -76,20 +70,16 @@ def compare(
 
     Ends with 0 for REPRODUCED, and with 7 for DIVERGED and INCOMPARABLE.
     """
-    from google.protobuf.json_format import MessageToDict
-
-    from animus.sdk.files import state_folder
-    from animus.sdk.receipts import ReceiptStore
     from animus.sdk.source import call
     from animus.v1 import run_pb2, run_pb2_grpc
 
     request = run_pb2.CompareRunsRequest(
         project_id=project, request_id=request_id or new_request_id(), run_id=run, other_run_id=other
     )
-    receipts = ReceiptStore(state_folder() / "receipts")
+    receipts = kept_receipts()
     with errors(), channel_to(address, token_file, insecure, receipts) as channel:
         found = call(run_pb2_grpc.RunServiceStub(channel).CompareRuns, request)
-        tree = MessageToDict(found, always_print_fields_with_no_presence=True)
+        tree = message_tree(found)
         if json:
             print_json(tree)
         else:

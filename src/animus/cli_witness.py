@@ -20,6 +20,7 @@ from animus.cli_client import (
     channel_to,
     errors,
     fail,
+    kept_receipts,
 )
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ def import_(
     import hashlib
 
     from animus.domain.note import MAX_NOTE_BYTES, dump_signature_lines, load_note
-    from animus.sdk.files import read_file, state_folder
-    from animus.sdk.receipts import ReceiptStore
+    from animus.sdk.files import read_file
     from animus.sdk.source import Server, call, load_head
     from animus.v1 import log_pb2
 
@@ -144,7 +144,7 @@ def import_(
         data = read_file(cosigned, MAX_NOTE_BYTES)
         lines = dump_signature_lines(load_note(data).signatures)
         checkpoint = load_head(str(cosigned), data).checkpoint
-        receipts = ReceiptStore(state_folder() / "receipts")
+        receipts = kept_receipts()
         with channel_to(address, token_file, insecure, receipts) as channel:
             project_id = _log_of(channel, checkpoint.origin)
             if project_id is None:
