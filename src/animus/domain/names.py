@@ -235,9 +235,9 @@ def external_dataset_name(project_id: str, namespace: str, name: str, version: s
     return f"projects/{project_id}/externalDatasets/{percent_encoded(namespace)}/{percent_encoded(name)}{at_version}"
 
 
-def percent_encoded(text: str) -> str:
-    """Text with every byte of its UTF-8 but `A-Za-z0-9._~-` percent-encoded."""
-    return RESERVED.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
+def percent_encoded(text: str, escaped: re.Pattern[str] = RESERVED) -> str:
+    """Text with each byte of its UTF-8 that a pattern matches percent-encoded."""
+    return escaped.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
 def quality_rule_name(project_id: str, digest: str) -> str:

@@ -25,6 +25,7 @@ from animus.domain.names import (
     commit_name,
     dataset_version_name,
     environment_lock_name,
+    percent_encoded,
     pipeline_spec_name,
     quality_evaluation_name,
     quality_rule_name,
@@ -33,7 +34,7 @@ from animus.domain.state import Attempt, DerivedState
 
 VOCABULARY = "urn:animus:prov:"
 NODES = "urn:animus:instance:"  # and the instance's name, and a slash
-ESCAPED = re.compile(rb"[^A-Za-z0-9_./@-]")
+ESCAPED = re.compile(r"[^A-Za-z0-9_./@-]")
 
 # For each relation, what PROV-JSON calls it, its subject and its object.
 RELATIONS = {
@@ -151,7 +152,7 @@ def _relate(tree: dict[str, Tree], edges: Iterable[LineageEdge]) -> None:
 
 def qualified(node: str) -> str:
     """The qualified name of a lineage node."""
-    return "node:" + ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], node.encode()).decode()
+    return "node:" + percent_encoded(node, ESCAPED)
 
 
 def _activities(run: RunEvidence) -> Tree:

@@ -1,7 +1,7 @@
 """DatasetService."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from animus.domain.dataset import (
     Dataset,
@@ -99,13 +99,13 @@ class DatasetService:
 
     async def SetDatasetVersionUris(self, request: pb.SetDatasetVersionUrisRequest, caller: Caller) -> Answer:
         """Replaces the URIs of a version."""
-        _check_version(request)
+        check_version(request)
         key = DatasetVersionId(request.dataset_id, request.content_digest)
         _following(None, key, request.uris)  # refused before anything is asked
         name = dataset_version_name(request.project_id, request.dataset_id, request.content_digest)
 
         async def decide(view: View) -> Change:
-            found = await _need_version(view, request)
+            found = await need_version(view, request)
             uris, written = _following((await view.uris_of([key])).get(key), key, request.uris)
             return _change("set_uris", name, found, uris, written)
 
@@ -113,12 +113,12 @@ class DatasetService:
 
     async def GetDatasetVersion(self, request: pb.GetDatasetVersionRequest, caller: Caller) -> pb.DatasetVersion:
         """Returns a version with its URIs of now."""
-        _check_version(request)
+        check_version(request)
         key = DatasetVersionId(request.dataset_id, request.content_digest)
         name = dataset_version_name(request.project_id, request.dataset_id, request.content_digest)
 
         async def query(view: View) -> pb.DatasetVersion:
-            found = await _need_version(view, request)
+            found = await need_version(view, request)
             return _version_message(found, name, (await view.uris_of([key])).get(key), pb.DatasetVersion())
 
         return await self.work.read(request.project_id, query)
@@ -150,7 +150,7 @@ class DatasetService:
 
     async def VerifyDatasetVersion(self, request: pb.VerifyDatasetVersionRequest, caller: Caller) -> Answer:
         """Records what the caller found of a copy of a version."""
-        _check_version(request)
+        check_version(request)
         name = dataset_version_name(request.project_id, request.dataset_id, request.content_digest)
 
         async def decide(view: View) -> Change:
@@ -163,7 +163,7 @@ class DatasetService:
                 matched=request.found_digest == request.content_digest,
                 verify_time=view.time,
             )
-            await _need_version(view, request)
+            await need_version(view, request)
             sealed = seal(found)
             reply = _verification_message(view.project_id, new_record(view, caller, sealed), pb.DatasetVerification())
             return Change("dataset_version.verify", name, (sealed,), (), reply)
@@ -174,10 +174,10 @@ class DatasetService:
         self, request: pb.ListDatasetVerificationsRequest, caller: Caller
     ) -> pb.ListDatasetVerificationsResponse:
         """Lists the verifications of a version, the newest first."""
-        _check_version(request)
+        check_version(request)
 
         async def query(view: View) -> pb.ListDatasetVerificationsResponse:
-            await _need_version(view, request)
+            await need_version(view, request)
             reply = pb.ListDatasetVerificationsResponse()
             page = await self.pages.read(
                 view,
@@ -196,23 +196,28 @@ class DatasetService:
         return await self.work.read(request.project_id, query)
 
 
-OfVersion = (
-    pb.GetDatasetVersionRequest
-    | pb.SetDatasetVersionUrisRequest
-    | pb.VerifyDatasetVersionRequest
-    | pb.ListDatasetVerificationsRequest
-)
+class OfVersion(Protocol):
+    """What names a dataset version: a request, or what is said of one."""
+
+    @property
+    def dataset_id(self) -> str:
+        """The dataset."""
+
+    @property
+    def content_digest(self) -> str:
+        """The version's content digest."""
 
 
-def _check_version(request: OfVersion) -> None:
+def check_version(request: OfVersion) -> None:
+    """The two fields by which a request names a version."""
     check_resource_id(request.dataset_id, "datasetId")
     check_digest(request.content_digest, "contentDigest")
 
 
-async def _need_version(view: View, request: OfVersion) -> Stored[DatasetVersion]:
-    """The version that a request names. Raises NotFound where the project has none."""
-    name = dataset_version_name(view.project_id, request.dataset_id, request.content_digest)
-    return await view.need(DatasetVersion, name, dataset_id=request.dataset_id, content_digest=request.content_digest)
+async def need_version(view: View, of: OfVersion) -> Stored[DatasetVersion]:
+    """The version that is named. Raises NotFound where the project has none."""
+    name = dataset_version_name(view.project_id, of.dataset_id, of.content_digest)
+    return await view.need(DatasetVersion, name, dataset_id=of.dataset_id, content_digest=of.content_digest)
 
 
 def _check_same(found: DatasetVersion, version: DatasetVersion, name: str) -> None:

@@ -101,7 +101,7 @@ class LineageService:
         asked = pb.GetLineageRequest()
         asked.CopyFrom(request)
         asked.ClearField("page_token")
-        bound = ("GetLineage", request.project_id, asked.SerializeToString(deterministic=True).hex())
+        bound = (caller.method, request.project_id, asked.SerializeToString(deterministic=True).hex())
         time, after = "", START
         if place := self.pages.place(request, *bound):
             time, depth, name = (str(place[0]), int(place[1]), str(place[2]))
@@ -214,7 +214,7 @@ class LineageService:
         self, request: pb.ListExternalRunsRequest, caller: Caller
     ) -> pb.ListExternalRunsResponse:
         """Lists runs by id."""
-        bound = ("ListExternalRuns", request.project_id, *asked_of(request))
+        bound = (caller.method, request.project_id, *asked_of(request))
         size, place = self.pages.size(request), self.pages.place(request, *bound)
         selected = selected_by(ExternalRun, request, ("run_id",))
 
@@ -239,9 +239,7 @@ class LineageService:
 
         async def query(view: View) -> pb.ListExternalEventsResponse:
             order = ("event_time", "digest")
-            page = await self.pages.read(
-                view, ExternalEvent, order, request, "ListExternalEvents", run_id=request.run_id
-            )
+            page = await self.pages.read(view, ExternalEvent, order, request, caller.method, run_id=request.run_id)
             reply = pb.ListExternalEventsResponse(
                 next_page_token=page.next_token(lambda last: (last.value.event_time, last.digest))
             )

@@ -9,8 +9,6 @@ from animus.domain.errors import invalid
 from animus.domain.lineage import edges_of_evaluation
 from animus.domain.names import (
     check_digest,
-    check_resource_id,
-    dataset_version_name,
     quality_evaluation_name,
     quality_profile_name,
     quality_rule_name,
@@ -18,8 +16,9 @@ from animus.domain.names import (
 from animus.domain.quality import EVALUATOR, QualityEvaluation, QualityProfile, QualityRule
 from animus.domain.quality_evaluation import evaluate
 from animus.service.calls import Caller, call_of, decode_field, new_record, register, resource
+from animus.service.dataset import check_version, need_version
 from animus.service.pages import Pages
-from animus.store.records import Stored, unknown
+from animus.store.records import unknown
 from animus.store.unit_of_work import Answer, Change, UnitOfWork, View
 from animus.v1 import quality_pb2 as pb
 
@@ -81,7 +80,7 @@ class QualityService:
         async def decide(view: View) -> Change:
             change = await registered(view)
             if change.records:
-                version = await _need_version(view, profile.dataset_id, profile.content_digest)
+                version = await need_version(view, profile)
                 _check_against(profile, version.value)
             return change
 
@@ -101,10 +100,10 @@ class QualityService:
         self, request: pb.ListQualityProfilesRequest, caller: Caller
     ) -> pb.ListQualityProfilesResponse:
         """Lists the profiles of a version by digest, without columns and metrics."""
-        _check_version(request)
+        check_version(request)
 
         async def query(view: View) -> pb.ListQualityProfilesResponse:
-            await _need_version(view, request.dataset_id, request.content_digest)
+            await need_version(view, request)
             reply = pb.ListQualityProfilesResponse()
             page = await self.pages.read(
                 view,
@@ -153,7 +152,7 @@ class QualityService:
             evaluation = decode_field(request, "quality_evaluation", path, QualityEvaluation, evaluate_time=view.time)
             if evaluation.evaluator == EVALUATOR:
                 raise invalid(f"{path}.evaluator", f"is {EVALUATOR!r}, whose verdicts come from EvaluateQuality alone")
-            await _need_version(view, evaluation.dataset_id, evaluation.content_digest)
+            await need_version(view, evaluation)
             return _recorded(view, caller, "quality_evaluation.record_foreign", evaluation)
 
         return await self.work.change(call_of(caller, request), decide)
@@ -175,10 +174,10 @@ class QualityService:
         self, request: pb.ListQualityEvaluationsRequest, caller: Caller
     ) -> pb.ListQualityEvaluationsResponse:
         """Lists the evaluations of a version, the newest first, without results."""
-        _check_version(request)
+        check_version(request)
 
         async def query(view: View) -> pb.ListQualityEvaluationsResponse:
-            await _need_version(view, request.dataset_id, request.content_digest)
+            await need_version(view, request)
             reply = pb.ListQualityEvaluationsResponse()
             page = await self.pages.read(
                 view,
@@ -196,20 +195,6 @@ class QualityService:
             return reply
 
         return await self.work.read(request.project_id, query)
-
-
-OfVersion = pb.ListQualityProfilesRequest | pb.ListQualityEvaluationsRequest
-
-
-def _check_version(request: OfVersion) -> None:
-    check_resource_id(request.dataset_id, "datasetId")
-    check_digest(request.content_digest, "contentDigest")
-
-
-async def _need_version(view: View, dataset_id: str, content_digest: str) -> Stored[DatasetVersion]:
-    """The version. Raises NotFound where the project has none such."""
-    name = dataset_version_name(view.project_id, dataset_id, content_digest)
-    return await view.need(DatasetVersion, name, dataset_id=dataset_id, content_digest=content_digest)
 
 
 def _evaluated(
