@@ -24,7 +24,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from animus.domain import document, merkle
-from animus.domain.access import Principal, Role
+from animus.domain.access import Role, principal_of
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord
 from animus.domain.dataset import DatasetVersion
 from animus.domain.lineage import LineageEdge, LineageRelation
@@ -259,7 +259,7 @@ async def statements(engine: AsyncEngine, keyring: Keyring, method: str, start: 
 
     work = UnitOfWork(engine, lambda: secrets.token_hex(16), lambda *_: b"", None)
     service = LineageService(work, Pages(b""), LogIdentity(LogStore(engine, "bench"), keyring))
-    caller = Caller(Principal("bench", Role.ADMIN, PROJECT), method)
+    caller = Caller(principal_of("bench", Role.ADMIN, PROJECT), method)
     call: Callable[..., Awaitable[Any]] = getattr(service, method)
     event.listen(engine.sync_engine, "before_cursor_execute", executed)
     try:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from animus.codec import encode
 from animus.config import Settings
 from animus.domain import merkle
-from animus.domain.access import Principal, Role
+from animus.domain.access import Role, principal_of
 from animus.domain.document import seal
 from animus.domain.errors import NotFound
 from animus.domain.log import FIRST_EPOCH, LogEpoch, LogForfeit, LogKey, LogKeyEnd, LogKeyStatus
@@ -88,7 +88,7 @@ async def open_epoch(settings: Settings, reason: str, *, new_key: bool) -> int:
         trees = await _trees(log)
         after: tuple[str | int, ...] = ()
         by_id = order_of(Project, (), ("project_id",))
-        while page := await log.work.select_projects(None, by_id, after, PAGE):
+        while page := await log.work.select_projects(None, None, by_id, after, PAGE):
             for project, _ in page:
                 if project.value.project_id != SYSTEM_PROJECT:
                     name = project.value.project_id
@@ -209,7 +209,7 @@ async def _write(log: Opened, project_id: str, action: str, records: Sequence[An
     call = Call(
         method=f"animus.operator/{action}",
         project_id=project_id,
-        principal=Principal("operator", Role.INSTANCE_ADMIN, SYSTEM_PROJECT),
+        principal=principal_of("operator", Role.INSTANCE_ADMIN, SYSTEM_PROJECT),
         request_id=secrets.token_hex(16),
         validate_only=False,
         request=request.encode(),

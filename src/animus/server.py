@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from animus.codec import encode, sha256
 from animus.config import Settings
-from animus.domain.access import METHODS, Principal, Role, Token
+from animus.domain.access import METHODS, Role, Token, principal_of
 from animus.domain.document import seal
 from animus.domain.errors import Invalid, Unavailable
 from animus.domain.log import FIRST_EPOCH, LogKey, LogKeyStatus, check_instance_name, unsound
@@ -371,7 +371,7 @@ async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> No
     """Creates the system project with the first admin token and the log's key, unless another server has done so."""
     new, token = _kept_secret(path, lambda: f"animus_{SYSTEM_PROJECT}_{secrets.token_urlsafe(32)}")
     token_digest = sha256(token.encode())
-    principal = Principal("bootstrap", Role.INSTANCE_ADMIN, SYSTEM_PROJECT)
+    principal = principal_of("bootstrap", Role.INSTANCE_ADMIN, SYSTEM_PROJECT)
     project = Project(SYSTEM_PROJECT, "System", "What belongs to the instance: its tokens, and denied calls.", ())
     key = LogKey(keyring.instance_name, keyring.public_keys[0])
 

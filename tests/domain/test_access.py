@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from animus.domain.access import METHODS, PUBLIC, TOKEN, Principal, Role, Token, check_token_scope
+from animus.domain.access import METHODS, PUBLIC, TOKEN, Role, Scope, Token, check_token_scope, principal_of
 from animus.domain.names import SYSTEM_PROJECT
 from domain.test_names import BROKEN, INVISIBLE, SPACES
 from domain.values import ONE, TIME, refusal
@@ -25,7 +25,7 @@ MEASURES = {
 }
 # What tells of entries; the log's other reads are hashes and signatures, and prove to whoever holds a receipt.
 TELLS_OF_ENTRIES = ("AuditService/", "LogService/GetEntryBundle")
-OURS = {name: roles for name, roles in METHODS.items() if name.startswith("animus.v1.")}
+OURS = {name: rule.roles for name, rule in METHODS.items() if name.startswith("animus.v1.")}
 CHANGES = {name for name in OURS if not name.split("/")[1].startswith(READS)}
 
 
@@ -55,8 +55,8 @@ def test_no_role_may_do_more_than_its_duty() -> None:
     Auditors change nothing either, but for adding what a witness has signed; runtimes say what they found of data, and
     what other systems did.
     """
-    assert overreach(METHODS) == set()
-    assert METHODS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}
+    assert overreach(OURS) == set()
+    assert OURS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}
     assert len(CHANGES) >= 10
     assert {ATTESTS, *MEASURES} <= CHANGES
 
@@ -88,12 +88,12 @@ def test_a_role_that_may_do_more_is_found() -> None:
         (ATTESTS, Role.RUNTIME),
         (ATTESTS, Role.VIEWER),
     ):
-        assert overreach({name: METHODS[name] | {role}}) == {(name, role)}
+        assert overreach({name: OURS[name] | {role}}) == {(name, role)}
 
 
 def test_only_health_and_reflection_are_public() -> None:
     """No method of ours answers without a token."""
-    public = {name for name, roles in METHODS.items() if roles == PUBLIC}
+    public = {name for name, rule in METHODS.items() if rule == PUBLIC}
     assert public
     assert all(name.startswith(("grpc.health.", "grpc.reflection.")) for name in public)
     assert all(OURS.values())
@@ -104,12 +104,34 @@ def test_the_instance_admin_may_call_everything() -> None:
     assert {name for name, roles in OURS.items() if Role.INSTANCE_ADMIN not in roles} == set()
 
 
-def test_a_principal_sees_its_own_project_only() -> None:
+def test_a_principal_has_roles_in_its_own_project_only() -> None:
     """Roles of the instance reach every project, others one."""
     for role in Role:
-        principal = Principal("ci", role, "p")
-        assert principal.sees("p")
-        assert principal.sees("q") == role.of_instance == role.name.startswith("INSTANCE_")
+        if role.of_instance:
+            assert principal_of("ci", role, SYSTEM_PROJECT).roles("q") == {role}
+        else:
+            assert principal_of("ci", role, "p").roles("p") == {role}
+            assert principal_of("ci", role, "p").roles("q") == frozenset()
+
+
+def test_a_token_of_one_run_changes_nothing_but_by_reports_of_it() -> None:
+    """It calls what a runtime may, reads what a run binds, and lists nothing of the project."""
+    allowed = {name for name, rule in METHODS.items() if rule.run_token and name in OURS}
+    assert {name for name in allowed if Role.RUNTIME not in OURS[name]} == set()
+    assert {name for name in allowed & CHANGES if "RuntimeService/" not in name} == set()
+    assert {name.split("/")[1] for name in allowed if "/List" in name} == {
+        "ListStepAttempts",
+        "ListArtifacts",
+        "ListMetrics",
+        "ListCheckpoints",
+    }
+
+
+def test_only_projects_are_asked_for_anywhere() -> None:
+    """Every other method asks for a role in the project that its request names."""
+    elsewhere = {name.split("/")[1]: rule.scope for name, rule in METHODS.items() if name in OURS}
+    elsewhere = {name: scope for name, scope in elsewhere.items() if scope is not Scope.PROJECT}
+    assert elsewhere == {"CreateProject": Scope.INSTANCE, "ListProjects": Scope.ANYWHERE}
 
 
 @pytest.mark.parametrize("role", Role)

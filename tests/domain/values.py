@@ -25,7 +25,16 @@ from hypothesis.strategies import SearchStrategy
 
 import animus.domain
 from animus.domain import document
-from animus.domain.access import Role, Token
+from animus.domain.access import (
+    BreakGlass,
+    Role,
+    RoleBinding,
+    RunToken,
+    ServiceAccount,
+    ServiceAccountEnd,
+    Token,
+    TokenRevocation,
+)
 from animus.domain.audit import AuditEntry, AuditOutcome, AuditRecord, AuditRefusal, RecordManifest
 from animus.domain.comparison import ComparisonVerdict, OutputComparison, RunComparison, StepComparison
 from animus.domain.dataset import (
@@ -719,6 +728,14 @@ MAKERS: dict[type, Callable[[Rng], Any]] = {
     RunSummary: run_summary,
     StepEvent: step_event,
     Token: lambda r: Token(digest(r), name(r), r.choice(list(Role)), time(r)),
+    RunToken: lambda r: RunToken(digest(r), f"{r.getrandbits(128):032x}", name(r), time(r)),
+    TokenRevocation: lambda r: TokenRevocation(digest(r), name(r)),
+    ServiceAccount: lambda r: ServiceAccount(name(r), name(r), ""),
+    ServiceAccountEnd: lambda r: ServiceAccountEnd(name(r), name(r)),
+    RoleBinding: lambda r: RoleBinding(
+        f"oidc:{name(r)}:{name(r)}", tuple(r.sample(list(Role), r.randrange(4))), r.randrange(1, 9)
+    ),
+    BreakGlass: lambda r: BreakGlass(digest(r), name(r), name(r)),
 }
 DOCUMENTS = {kind: generated(make) for kind, make in MAKERS.items()}
 
@@ -908,6 +925,12 @@ SAMPLES: dict[type, Any] = {
     ),
     StepEvent: StepEvent("e", "fit", 1, StepEventType.FAILED, ErrorKind.USER, "why", TIME),
     Token: Token(ONE, "ci", Role.OPERATOR, TIME),
+    RunToken: RunToken(ONE, "a" * 32, "ci", TIME),
+    TokenRevocation: TokenRevocation(ONE, "lost"),
+    ServiceAccount: ServiceAccount("ci", "CI", "Creates runs."),
+    ServiceAccountEnd: ServiceAccountEnd("ci", "replaced"),
+    RoleBinding: RoleBinding("group:corp:ml-admins", (Role.AUDITOR, Role.OPERATOR), 1),
+    BreakGlass: BreakGlass(ONE, "the last administrator left", "animus_owner"),
 }  # fmt: skip
 
 
@@ -926,6 +949,7 @@ SETS = {
     ("EnvironmentLock", "accelerators"),
     ("EnvironmentLock", "images"),
     ("EnvironmentLock", "packages"),
+    ("RoleBinding", "roles"),
     ("Evidence", "known_sizes"),
     ("FileManifest", "files"),
     ("Group", "members"),

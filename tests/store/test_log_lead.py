@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from animus.domain import document
-from animus.domain.access import Principal, Role
+from animus.domain.access import Role, principal_of
 from animus.domain.merkle import CompactRange
 from animus.domain.project import Project
 from animus.keyring import Keyring
@@ -72,7 +72,7 @@ class World:
     async def change(self) -> None:
         """A change, with its entry."""
         project_id = f"p{secrets.token_hex(8)}"
-        call = Call("m", "p", Principal("tester", Role.ADMIN, project_id), project_id, False, b"{}")
+        call = Call("m", "p", principal_of("tester", Role.ADMIN, project_id), project_id, False, b"{}")
 
         async def decide(view: View) -> Change:
             records = () if view.project_known else (document.seal(Project("p", "", "", ())),)

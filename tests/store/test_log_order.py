@@ -20,7 +20,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from animus.domain import document, merkle
-from animus.domain.access import Principal, Role
+from animus.domain.access import Role, principal_of
 from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.project import Project
 from animus.keyring import Keyring
@@ -310,7 +310,7 @@ def test_an_order_by_the_end_of_transactions_alone_is_found_where_it_is_wrong() 
 async def test_changes_of_many_callers_are_in_the_log_in_each_ones_order(world: World) -> None:
     """Twelve callers make ten changes each, one after another, while the integrator takes five at a time."""
     work = UnitOfWork(world.engine, lambda: secrets.token_hex(16), world.keyring.seal, None)
-    principal = Principal("tester", Role.ADMIN, world.project_id)
+    principal = principal_of("tester", Role.ADMIN, world.project_id)
     made: dict[int, list[str]] = {}
 
     async def decide(view: View) -> Change:

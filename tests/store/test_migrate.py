@@ -140,8 +140,8 @@ async def test_the_revisions_of_this_release_are_applied_one_after_the_other(emp
     url = empty_database.owner_url
     assert await migrate(url, "0001") == ["0001"]
     assert await rows(empty_database, "SELECT to_regclass('animus.log_leaf')") == [None]
-    assert await migrate(url) == ["0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
-    assert await current(url) == head() == "0011"
+    assert await migrate(url) == [f"{number:04}" for number in range(2, 13)]
+    assert await current(url) == head() == "0012"
 
 
 async def test_a_database_with_runs_from_before_gates_is_refused(empty_database: Database) -> None:

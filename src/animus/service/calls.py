@@ -7,10 +7,10 @@ written to the audit log is answered with a receipt for it, an error too.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
@@ -19,24 +19,23 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, sha256, timestamp
-from animus.domain import document
-from animus.domain.access import METHODS, TOKEN, Principal, Token
+from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, timestamp
+from animus.domain.access import METHODS, CredentialKind, Principal, Role, Rule, Scope
 from animus.domain.audit import Logged
 from animus.domain.document import Sealed, join, seal
-from animus.domain.errors import Denied, DomainError, Invalid, Unavailable, Violation, invalid
-from animus.domain.names import check_request_id, check_resource_id
+from animus.domain.errors import Denied, DomainError, Invalid, NotFound, Unavailable, Violation, invalid
+from animus.domain.names import RANDOM_ID, check_pattern, check_request_id, check_resource_id, run_name
+from animus.domain.run import Run
+from animus.service.identity import Identity
 from animus.service.status import code_of, internal_status, status_of
-from animus.store.records import Stored
+from animus.store.records import Stored, unknown
 from animus.store.unit_of_work import Answer, Call, Change, Decide, UnitOfWork, View, project_unknown
 from animus.telemetry import CallTrace, Telemetry
 from animus.v1 import types_pb2
 
-TOKEN_CACHE_SECONDS = 1.0  # so long may an expired token still be taken
-TOKEN_CACHE_SIZE = 10_000
 QUIET_SECONDS = 0.1
 RECEIPT = "animus-audit-receipt-bin"
-STREAM_IDENTITY_SECONDS = 30.0  # so long may a stream go on with a token that has ended
+STREAM_IDENTITY_SECONDS = 1.0  # so long may a stream go on with a credential that has ended
 
 log = structlog.get_logger("animus.calls")
 Value = TypeVar("Value")
@@ -150,39 +149,6 @@ def register(
         return Change(action, name, records, (), resource(stored, name, message_class()))
 
     return decide
-
-
-class Identity:
-    """Who calls: found by the hash of the token, and remembered for a second."""
-
-    def __init__(self, work: UnitOfWork) -> None:
-        self._work = work
-        self._known: dict[str, tuple[float, Principal]] = {}
-
-    async def principal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal:
-        """The caller. Raises Denied TOKEN_INVALID, the same for every fault of a token."""
-        refused = Denied("TOKEN_INVALID", "the call needs a valid token: authorization: Bearer animus_…")
-        values = [value for key, value in metadata if key == "authorization"]
-        if len(values) != 1 or not isinstance(values[0], str):
-            raise refused
-        scheme, _, token = values[0].partition(" ")
-        match = TOKEN.fullmatch(token)
-        if scheme.lower() != "bearer" or not match:
-            raise refused
-        digest = sha256(token.encode())
-        now = time.monotonic()
-        known = self._known.get(digest)
-        if known and known[0] > now:
-            return known[1]
-        found = await self._work.find_token(digest)
-        if found is None or found[0] != match[1]:
-            raise refused
-        registration = document.load(found[1], Token)
-        principal = Principal(registration.principal, registration.role, found[0])
-        if len(self._known) >= TOKEN_CACHE_SIZE:
-            self._known.clear()
-        self._known[digest] = (now + TOKEN_CACHE_SECONDS, principal)
-        return principal
 
 
 Serve = Callable[[Any, Caller], Awaitable[Message | Answer]]
@@ -378,34 +344,53 @@ class Calls:
         return admit
 
     async def _admit(self, caller: Caller, request: Any, *, has_project: bool, mutates: bool) -> None:
-        """Role first, then project, then the fields that every request of its kind has."""
-        roles = METHODS[caller.method]
-        if caller.principal.role not in roles:
-            error = Denied(
-                "ROLE_MISSING",
-                f"the role {caller.principal.role} does not include this method",
-                role=caller.principal.role,
-                roles=", ".join(sorted(roles)),
-            )
-            await self._audit_denial(caller, request, error)
-            raise error
+        """Project first, then role, then run, then the fields that every request of its kind has."""
+        rule, principal = METHODS[caller.method], caller.principal
+        project_id = request.project_id if has_project and rule.scope is Scope.PROJECT else ""
         if has_project:
             check_resource_id(request.project_id, "projectId")
-            if not caller.principal.sees(request.project_id):
-                unknown = project_unknown(request.project_id)
-                denied = Denied(unknown.reason, unknown.message)
-                await self._audit_denial(caller, request, denied)
-                unknown.logged = denied.logged
-                raise unknown
+        if project_id and not principal.roles(project_id):
+            await self._deny(caller, request, project_unknown(project_id))
+        if not rule.roles & _roles(principal, rule, project_id):
+            await self._deny(caller, request, _role_missing(rule))
+        if principal.credential is CredentialKind.RUN_TOKEN:
+            if not rule.run_token:
+                error = Denied("ROLE_MISSING", "a token of one run does not include this method", roles="")
+                await self._deny(caller, request, error)
+            if getattr(request, "run_id", principal.run_id) != principal.run_id:
+                check_pattern(RANDOM_ID, request.run_id, "runId", "is no run id")
+                await self._deny(caller, request, unknown(Run, run_name(project_id, request.run_id)))
         if mutates:
             check_request_id(request.request_id, "requestId")
 
-    async def _audit_denial(self, caller: Caller, request: Message, error: Denied) -> None:
-        """In the log of the caller's own token, so that it tells nothing of the project that was asked for."""
-        error.logged = await self._work.record_refusal(
-            Call(caller.method, caller.principal.project_id, caller.principal, "", False, request_bytes(request)),
-            error,
-        )
+    async def _deny(self, caller: Caller, request: Message, error: Denied | NotFound) -> NoReturn:
+        """Refuses a call, on the record.
+
+        In the log of the project that the caller's roles are in, so that it tells nothing of the one asked for.
+        """
+        principal = caller.principal
+        asked = getattr(request, "project_id", "")
+        home = asked if principal.grants.get(asked) else principal.project_id
+        call = Call(caller.method, home, principal, "", False, request_bytes(request))
+        denied = error if isinstance(error, Denied) else Denied(error.reason, error.message)
+        error.logged = await self._work.record_refusal(call, denied)
+        raise error
+
+
+def _roles(principal: Principal, rule: Rule, project_id: str) -> frozenset[Role]:
+    """The roles that count for a method."""
+    match rule.scope:
+        case Scope.ANYWHERE:
+            return principal.all_roles
+        case Scope.PROJECT:
+            return principal.roles(project_id)
+        case Scope.INSTANCE:
+            return principal.of_instance
+
+
+def _role_missing(rule: Rule) -> Denied:
+    roles = ", ".join(sorted(rule.roles))
+    return Denied("ROLE_MISSING", f"this method needs one of the roles {roles}", roles=roles)
 
 
 def _draining() -> Unavailable:

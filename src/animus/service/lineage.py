@@ -79,7 +79,7 @@ def _complete(request: pb.RecordOpenLineageEventRequest, principal: Principal) -
     """OpenLineage's clients send an event and a token, and nothing else."""
     if request.HasField("event") and not request.event.content_type:
         request.event.content_type = JSON
-    if not request.project_id and not principal.role.of_instance:
+    if not request.project_id and len(principal.grants) == 1 and not principal.of_instance:
         request.project_id = principal.project_id
     if not request.request_id:
         request.request_id = f"openlineage-{hashlib.sha256(request.event.data).hexdigest()}"

@@ -44,17 +44,13 @@ class ProjectService:
         return await self.work.read(request.project_id, query)
 
     async def ListProjects(self, request: pb.ListProjectsRequest, caller: Caller) -> pb.ListProjectsResponse:
-        """Lists what the caller sees: every project for instance roles, its own for others."""
+        """Lists what the caller sees: every project for instance roles, for others those that they have roles in."""
         query_of = (caller.method, caller.principal.name, *asked_of(request))
         size, place = self.pages.size(request), self.pages.place(request, *query_of)
         key = ("project_id",)
         tree, order = selected_by(Project, request, key) or (None, order_of(Project, (), key))
-        if caller.principal.role.of_instance:
-            found = await self.work.select_projects(tree, order, place, size + 1)
-        else:
-            found = await self.work.read(
-                caller.principal.project_id, lambda view: view.select(Project, tree, order, place, size + 1)
-            )
+        own = None if caller.principal.of_instance else sorted(caller.principal.grants)
+        found = await self.work.select_projects(own, tree, order, place, size + 1)
         reply = pb.ListProjectsResponse()
         for stored, _ in found[:size]:
             resource(stored, project_name(stored.value.project_id), reply.projects.add())

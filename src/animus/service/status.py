@@ -25,6 +25,8 @@ CODES_BY_REASON = {
     "TOKEN_INVALID": grpc.StatusCode.UNAUTHENTICATED,
     "CONTENTION": grpc.StatusCode.ABORTED,
     "BUSY": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "RATE_LIMITED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "ETAG_STALE": grpc.StatusCode.ABORTED,
     "DEADLINE": grpc.StatusCode.DEADLINE_EXCEEDED,
     "LOG_DAMAGED": grpc.StatusCode.DATA_LOSS,
 }

@@ -22,6 +22,7 @@ REASONS: dict[str, str] = {
     "audit_queue": "entries leave it for the log; each carries a MAC, and its leaf hash is in a receipt",
     "log_quarantine": "entries leave it when their bytes are repaired",
     "log_lead": "who writes the log now; a lease and its fencing number",
+    "token_use": "when a token was last used, to the minute; nothing follows from it",
     "log_state": "follows from the leaves; the signer rebuilds it a second way before it signs",
 }
 EXEMPT = frozenset(REASONS)
@@ -30,6 +31,7 @@ EXEMPT = frozenset(REASONS)
 UNAUDITED: dict[str, str] = {
     "audit_entry": "the entry itself",
     "log_quarantine": "the integrator moves entries here from the queue, where each had its entry's key",
+    "token_use": "when a token was last used; says nothing of what was done",
     "log_lead": "who writes the log now; says nothing of what was done",
     "log_state": "follows from the leaves",
     "log_leaf": "follows from the entries, each of which gets one place",

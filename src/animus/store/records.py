@@ -12,7 +12,15 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from animus.domain import document
-from animus.domain.access import Token
+from animus.domain.access import (
+    BreakGlass,
+    RoleBinding,
+    RunToken,
+    ServiceAccount,
+    ServiceAccountEnd,
+    Token,
+    TokenRevocation,
+)
 from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.comparison import RunComparison
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion, DatasetVersionId, DatasetVersionUris
@@ -42,6 +50,12 @@ from animus.store.filter import Order, after_place, condition
 TABLES: dict[type, str] = {
     Project: "project",
     Token: "token",
+    RunToken: "run_token",
+    TokenRevocation: "token_revocation",
+    ServiceAccount: "service_account",
+    ServiceAccountEnd: "service_account_end",
+    RoleBinding: "role_binding",
+    BreakGlass: "break_glass",
     Dataset: "dataset",
     DatasetVersion: "dataset_version",
     DatasetVersionUris: "dataset_version_uris",
@@ -72,6 +86,9 @@ TABLES: dict[type, str] = {
 }
 
 REASONS: dict[type, str] = {
+    Token: "TOKEN_UNKNOWN",
+    ServiceAccount: "SERVICE_ACCOUNT_UNKNOWN",
+    RoleBinding: "ROLE_BINDING_UNKNOWN",
     Dataset: "DATASET_UNKNOWN",
     DatasetVersion: "DATASET_VERSION_UNKNOWN",
     EnvironmentLock: "ENVIRONMENT_LOCK_UNKNOWN",

@@ -76,6 +76,15 @@ class Answer:
     logged: Logged | None
 
 
+@dataclass(frozen=True, slots=True)
+class FoundToken:
+    """The registration of a token, and where it is from."""
+
+    project_id: str
+    document: bytes
+    of_run: bool  # a RunToken, else a Token
+
+
 class View(Records):
     """What a decision may see: the transaction's time, new ids, and the records of one project. It cannot write."""
 
@@ -153,21 +162,32 @@ class UnitOfWork:
             return view.project_known
 
     async def select_projects(
-        self, tree: Filter | None, order: Order, after: Sequence[str | int], limit: int
+        self, own: Sequence[str] | None, tree: Filter | None, order: Order, after: Sequence[str | int], limit: int
     ) -> list[tuple[Stored[Project], tuple[str | int, ...]]]:
-        """As `Records.select`, of the projects of the instance; for instance roles."""
+        """As `Records.select`, of the projects of the instance: all of them for None, else those of `own` alone."""
         values: dict[str, Any] = {"limit": limit}
-        statement = selection(Project, PROJECTS, [], tree, order, after, values)
+        conditions = []
+        if own is not None:
+            values["own"] = list(own)
+            conditions = ["r.project_id = ANY(CAST(:own AS text[]))"]
+        statement = selection(Project, PROJECTS, conditions, tree, order, after, values)
         async with translated(), self._engine.connect() as connection, connection.begin():
             await connection.execute(_EVERY_PROJECT)
             return [(stored(row, Project), place_of(row, order)) for row in await connection.execute(statement, values)]
 
-    async def find_token(self, token_digest: str) -> tuple[str, bytes] | None:
-        """The project and registration of a token that has not expired; one round trip."""
+    async def find_token(self, token_digest: str) -> FoundToken | None:
+        """The registration of a token that is good now; one round trip."""
         async with translated(), self._engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             row = (await connection.execute(_FIND_TOKEN, {"digest": token_digest})).one()
-            return (row.token_project, row.token_document) if row.token_valid else None
+            return FoundToken(row.token_project, row.token_document, row.of_run) if row.token_valid else None
+
+    async def find_grants(self, members: Sequence[str]) -> list[tuple[str, bytes]]:
+        """The projects and role bindings that govern now for any of the members; one round trip."""
+        async with translated(), self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            rows = await connection.execute(_FIND_GRANTS, {"members": list(members)})
+            return [(row.binding_project, row.binding_document) for row in rows]
 
     async def ready(self) -> bool:
         """Whether the database answers."""
@@ -281,6 +301,7 @@ class UnitOfWork:
 _OPEN_CALL = text("SELECT * FROM animus.open_call(:project_id, :method, :request_id)")
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
 _FIND_TOKEN = text("SELECT * FROM animus.find_token(:digest)")
+_FIND_GRANTS = text("SELECT * FROM animus.find_grants(CAST(:members AS text[]))")
 _PING = text("SELECT 1")
 
 

@@ -57,6 +57,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INVALID_ARGUMENT. The filter of a list is none, or the list has no such field; the description names the place, by its
     1-based character, and what is allowed there. Example: `stat = RUN_STATE_FAILED`.
     """
+    REASON_SECRET_IN_REQUEST: _Reason.ValueType  # 40
+    """INVALID_ARGUMENT. A field holds what looks like a credential, which records would keep for ever; the message names the
+    field and never the value. Example: an API token in the value of an environment variable; give a `secret_ref`.
+    """
     REASON_PROJECT_UNKNOWN: _Reason.ValueType  # 10
     """NOT_FOUND. No project of this id is visible to the caller. Example: a token of project `a` asks for project `b`,
     whether `b` exists or not.
@@ -87,6 +91,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND. The tree of the newest checkpoint has no such tile, or not of this width."""
     REASON_WITNESS_UNKNOWN: _Reason.ValueType  # 22
     """NOT_FOUND. None of the cosignatures is from a witness of the server's policy."""
+    REASON_TOKEN_UNKNOWN: _Reason.ValueType  # 23
+    """NOT_FOUND. The project has no token with this digest. Example: the token is another project's."""
+    REASON_ROLE_BINDING_UNKNOWN: _Reason.ValueType  # 24
+    """NOT_FOUND. The project never bound roles to this member. Example: the issuer's id in it is misspelt."""
     REASON_QUALITY_RULE_UNKNOWN: _Reason.ValueType  # 25
     """NOT_FOUND. The project has no quality rule with this digest."""
     REASON_QUALITY_PROFILE_UNKNOWN: _Reason.ValueType  # 26
@@ -95,6 +103,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND. The project has no quality evaluation with this digest."""
     REASON_QUALITY_GATE_UNKNOWN: _Reason.ValueType  # 28
     """NOT_FOUND. The project has no quality gate with this digest."""
+    REASON_SERVICE_ACCOUNT_UNKNOWN: _Reason.ValueType  # 29
+    """NOT_FOUND. The project has no service account of this id; create it first."""
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 30
     """ALREADY_EXISTS. The request_id was used before with another body. `ErrorInfo.metadata` has `first_digest`,
     `this_digest` and `paths`, the differing paths. Example: a client reuses `job-17` after changing a parameter.
@@ -115,6 +125,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """ALREADY_EXISTS. The attempt has a metric point of this name and index with another value or time."""
     REASON_TOKEN_EXISTS: _Reason.ValueType  # 37
     """ALREADY_EXISTS. A token with this hash exists."""
+    REASON_SERVICE_ACCOUNT_EXISTS: _Reason.ValueType  # 38
+    """ALREADY_EXISTS. The project has a service account of this id."""
     REASON_RUN_NOT_PLANNED: _Reason.ValueType  # 50
     """FAILED_PRECONDITION. The run has no plan; call PlanRun first."""
     REASON_RUN_ENDED: _Reason.ValueType  # 51
@@ -155,10 +167,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION. The profile, or a reference profile, lacks what a check needs; `checks` says of each what. Profile
     the data again. Example: the rule asks for the 0.95 quantile, and the profile has none.
     """
+    REASON_SERVICE_ACCOUNT_DISABLED: _Reason.ValueType  # 65
+    """FAILED_PRECONDITION. The service account was disabled: no token of it is taken or made any more. Create another."""
+    REASON_LAST_ADMIN: _Reason.ValueType  # 66
+    """FAILED_PRECONDITION. Nobody would be left who administers the instance. Example: the only role binding to
+    `ROLE_INSTANCE_ADMIN` is to be emptied, and every token of that role has expired.
+    """
     REASON_TOKEN_INVALID: _Reason.ValueType  # 70
-    """UNAUTHENTICATED. The call carries no token, or one that is unknown, malformed or expired; which, is not said."""
+    """UNAUTHENTICATED. The call carries no credential, or one that is unknown, malformed, expired, revoked or for another
+    audience; which, is not said.
+    """
     REASON_ROLE_MISSING: _Reason.ValueType  # 71
-    """PERMISSION_DENIED. The caller's role in this project does not include this method. `ErrorInfo.metadata` has
+    """PERMISSION_DENIED. None of the caller's roles in this project includes this method. `ErrorInfo.metadata` has
     `roles`, those that do.
     """
     REASON_DATABASE_UNAVAILABLE: _Reason.ValueType  # 90
@@ -183,6 +203,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_LOG_DAMAGED: _Reason.ValueType  # 96
     """DATA_LOSS. What is stored of the log is not what was logged; `ErrorInfo.metadata` names the place. Example: the bytes
     of an entry were changed by a superuser.
+    """
+    REASON_RATE_LIMITED: _Reason.ValueType  # 97
+    """RESOURCE_EXHAUSTED. The caller made more calls than it may; `RetryInfo` says when the next is taken. Example: a loop
+    without a pause in a script.
+    """
+    REASON_ETAG_STALE: _Reason.ValueType  # 98
+    """ABORTED. The resource was changed since the caller read it; read it again. Example: two administrators changed one
+    role binding at once.
     """
     REASON_INTERNAL: _Reason.ValueType  # 99
     """INTERNAL. A defect of the control plane; `trace_id` finds the log line that holds the cause."""
@@ -219,6 +247,10 @@ REASON_FILTER_INVALID: Reason.ValueType  # 9
 """INVALID_ARGUMENT. The filter of a list is none, or the list has no such field; the description names the place, by its
 1-based character, and what is allowed there. Example: `stat = RUN_STATE_FAILED`.
 """
+REASON_SECRET_IN_REQUEST: Reason.ValueType  # 40
+"""INVALID_ARGUMENT. A field holds what looks like a credential, which records would keep for ever; the message names the
+field and never the value. Example: an API token in the value of an environment variable; give a `secret_ref`.
+"""
 REASON_PROJECT_UNKNOWN: Reason.ValueType  # 10
 """NOT_FOUND. No project of this id is visible to the caller. Example: a token of project `a` asks for project `b`,
 whether `b` exists or not.
@@ -249,6 +281,10 @@ REASON_TILE_UNKNOWN: Reason.ValueType  # 21
 """NOT_FOUND. The tree of the newest checkpoint has no such tile, or not of this width."""
 REASON_WITNESS_UNKNOWN: Reason.ValueType  # 22
 """NOT_FOUND. None of the cosignatures is from a witness of the server's policy."""
+REASON_TOKEN_UNKNOWN: Reason.ValueType  # 23
+"""NOT_FOUND. The project has no token with this digest. Example: the token is another project's."""
+REASON_ROLE_BINDING_UNKNOWN: Reason.ValueType  # 24
+"""NOT_FOUND. The project never bound roles to this member. Example: the issuer's id in it is misspelt."""
 REASON_QUALITY_RULE_UNKNOWN: Reason.ValueType  # 25
 """NOT_FOUND. The project has no quality rule with this digest."""
 REASON_QUALITY_PROFILE_UNKNOWN: Reason.ValueType  # 26
@@ -257,6 +293,8 @@ REASON_QUALITY_EVALUATION_UNKNOWN: Reason.ValueType  # 27
 """NOT_FOUND. The project has no quality evaluation with this digest."""
 REASON_QUALITY_GATE_UNKNOWN: Reason.ValueType  # 28
 """NOT_FOUND. The project has no quality gate with this digest."""
+REASON_SERVICE_ACCOUNT_UNKNOWN: Reason.ValueType  # 29
+"""NOT_FOUND. The project has no service account of this id; create it first."""
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 30
 """ALREADY_EXISTS. The request_id was used before with another body. `ErrorInfo.metadata` has `first_digest`,
 `this_digest` and `paths`, the differing paths. Example: a client reuses `job-17` after changing a parameter.
@@ -277,6 +315,8 @@ REASON_METRIC_DIFFERS: Reason.ValueType  # 36
 """ALREADY_EXISTS. The attempt has a metric point of this name and index with another value or time."""
 REASON_TOKEN_EXISTS: Reason.ValueType  # 37
 """ALREADY_EXISTS. A token with this hash exists."""
+REASON_SERVICE_ACCOUNT_EXISTS: Reason.ValueType  # 38
+"""ALREADY_EXISTS. The project has a service account of this id."""
 REASON_RUN_NOT_PLANNED: Reason.ValueType  # 50
 """FAILED_PRECONDITION. The run has no plan; call PlanRun first."""
 REASON_RUN_ENDED: Reason.ValueType  # 51
@@ -317,10 +357,18 @@ REASON_QUALITY_NOT_MEASURED: Reason.ValueType  # 64
 """FAILED_PRECONDITION. The profile, or a reference profile, lacks what a check needs; `checks` says of each what. Profile
 the data again. Example: the rule asks for the 0.95 quantile, and the profile has none.
 """
+REASON_SERVICE_ACCOUNT_DISABLED: Reason.ValueType  # 65
+"""FAILED_PRECONDITION. The service account was disabled: no token of it is taken or made any more. Create another."""
+REASON_LAST_ADMIN: Reason.ValueType  # 66
+"""FAILED_PRECONDITION. Nobody would be left who administers the instance. Example: the only role binding to
+`ROLE_INSTANCE_ADMIN` is to be emptied, and every token of that role has expired.
+"""
 REASON_TOKEN_INVALID: Reason.ValueType  # 70
-"""UNAUTHENTICATED. The call carries no token, or one that is unknown, malformed or expired; which, is not said."""
+"""UNAUTHENTICATED. The call carries no credential, or one that is unknown, malformed, expired, revoked or for another
+audience; which, is not said.
+"""
 REASON_ROLE_MISSING: Reason.ValueType  # 71
-"""PERMISSION_DENIED. The caller's role in this project does not include this method. `ErrorInfo.metadata` has
+"""PERMISSION_DENIED. None of the caller's roles in this project includes this method. `ErrorInfo.metadata` has
 `roles`, those that do.
 """
 REASON_DATABASE_UNAVAILABLE: Reason.ValueType  # 90
@@ -345,6 +393,14 @@ database was restored from an older backup.
 REASON_LOG_DAMAGED: Reason.ValueType  # 96
 """DATA_LOSS. What is stored of the log is not what was logged; `ErrorInfo.metadata` names the place. Example: the bytes
 of an entry were changed by a superuser.
+"""
+REASON_RATE_LIMITED: Reason.ValueType  # 97
+"""RESOURCE_EXHAUSTED. The caller made more calls than it may; `RetryInfo` says when the next is taken. Example: a loop
+without a pause in a script.
+"""
+REASON_ETAG_STALE: Reason.ValueType  # 98
+"""ABORTED. The resource was changed since the caller read it; read it again. Example: two administrators changed one
+role binding at once.
 """
 REASON_INTERNAL: Reason.ValueType  # 99
 """INTERNAL. A defect of the control plane; `trace_id` finds the log line that holds the cause."""
