@@ -79,6 +79,7 @@ from animus.v1 import (
 from animus.workers.integrator import Integrator
 from animus.workers.leader import Leader
 from animus.workers.publisher import Publisher
+from animus.workers.token_use import TokenUses
 
 FIRST_TOKEN_DAYS = 365
 SIGNER_STATE_FILE = "signer.db"
@@ -105,6 +106,7 @@ class Running:
     data_dir: Path
     engine: AsyncEngine
     log: "ServedLog"
+    token_uses: TokenUses
 
 
 @dataclass(slots=True)
@@ -218,7 +220,11 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             settings.page_token_key.get_secret_value()
             or _kept_secret(data_dir / "page-token.key", lambda: secrets.token_hex(32))[1]
         )
-        calls = Calls(work, telemetry, settings.call_timeout_seconds, served.identity.receipt)
+        uses = TokenUses(work)
+        stack.push_async_callback(uses.flush)  # after the last call has ended
+        noting = asyncio.create_task(uses.run())
+        stack.push_async_callback(_cancel, noting)
+        calls = Calls(work, telemetry, settings.call_timeout_seconds, served.identity.receipt, uses.note)
         names = add_services(server, work, calls, Pages(page_key), served, witnesses)
         healths = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -246,9 +252,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         http = ""
         if settings.gateway:
             http = await _serve_gateway(stack, grpc_address, settings)
-        running = Running(
-            grpc_address, http, f"http://{settings.metrics_host}:{metrics_port}/metrics", data_dir, engine, served
-        )
+        metrics = f"http://{settings.metrics_host}:{metrics_port}/metrics"
+        running = Running(grpc_address, http, metrics, data_dir, engine, served, uses)
         _write_state(stack, running)
         stack.push_async_callback(calls.drain, settings.drain_seconds)
         # Said first when it ends: load balancers look away while open calls are still answered.

@@ -113,7 +113,7 @@ async def test_a_method_without_a_row_keeps_the_server_from_starting(
     monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
     served = server.running.log
     work = UnitOfWork(server.running.engine, lambda: "", served.keyring.seal, served.check_sound)
-    calls = Calls(work, Telemetry(""), 1, served.identity.receipt)
+    calls = Calls(work, Telemetry(""), 1, served.identity.receipt, server.running.token_uses.note)
     with pytest.raises(LookupError, match=r"animus\.v1\.RunService/GetRun has no row"):
         add_services(grpc.aio.server(), work, calls, Pages(b"k"), served, [])
 

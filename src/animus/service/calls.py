@@ -169,10 +169,17 @@ class Served:
 class Calls:
     """Makes grpc handlers of servicers."""
 
-    def __init__(self, work: UnitOfWork, telemetry: Telemetry, timeout_seconds: float, receipt: Receipts) -> None:
-        """`receipt` signs the promise to publish an entry of a project."""
+    def __init__(
+        self,
+        work: UnitOfWork,
+        telemetry: Telemetry,
+        timeout_seconds: float,
+        receipt: Receipts,
+        note_use: Callable[[str, str], None],
+    ) -> None:
+        """`receipt` signs the promise to publish an entry of a project; `note_use` is told of tokens that are taken."""
         self._work = work
-        self._identity = Identity(work)
+        self._identity = Identity(work, note_use)
         self._telemetry = telemetry
         self._timeout_seconds = timeout_seconds
         self._receipt = receipt

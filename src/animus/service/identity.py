@@ -6,7 +6,7 @@ on any replica.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from animus.codec import sha256
 from animus.domain import document
@@ -21,8 +21,10 @@ REMEMBER_AT_MOST = 10_000
 class Identity:
     """Finds the principal of a call."""
 
-    def __init__(self, work: UnitOfWork) -> None:
+    def __init__(self, work: UnitOfWork, note_use: Callable[[str, str], None]) -> None:
+        """`note_use` is told project and digest of an API token that is taken, each time that the database is asked."""
         self._work = work
+        self._note_use = note_use
         self._known: dict[str, tuple[float, Principal]] = {}  # by digest of the token
         self._grants: dict[tuple[str, ...], tuple[float, dict[str, frozenset[Role]]]] = {}  # by members
 
@@ -51,6 +53,7 @@ class Identity:
             )
         else:
             registration = document.load(found.document, Token)
+            self._note_use(found.project_id, digest)
             grants = {found.project_id: frozenset({registration.role})}
             principal = Principal(registration.principal, grants, CredentialKind.TOKEN, "", registration.expire_time)
         if len(self._known) >= REMEMBER_AT_MOST:

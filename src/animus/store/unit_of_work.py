@@ -189,6 +189,15 @@ class UnitOfWork:
             rows = await connection.execute(_FIND_GRANTS, {"members": list(members)})
             return [(row.binding_project, row.binding_document) for row in rows]
 
+    async def note_token_uses(self, uses: Iterable[tuple[str, str]]) -> None:
+        """Says of tokens, each by project and digest, that they were used by now; one round trip."""
+        # In one order, whoever calls: of two servers that have the same tokens to write, one waits for the other.
+        ordered = sorted(uses)
+        values = {"projects": [project for project, _ in ordered], "digests": [digest for _, digest in ordered]}
+        async with translated(), self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(_NOTE_TOKEN_USES, values)
+
     async def ready(self) -> bool:
         """Whether the database answers."""
         try:
@@ -302,6 +311,7 @@ _OPEN_CALL = text("SELECT * FROM animus.open_call(:project_id, :method, :request
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
 _FIND_TOKEN = text("SELECT * FROM animus.find_token(:digest)")
 _FIND_GRANTS = text("SELECT * FROM animus.find_grants(CAST(:members AS text[]))")
+_NOTE_TOKEN_USES = text("SELECT animus.note_token_uses(CAST(:projects AS text[]), CAST(:digests AS text[]))")
 _PING = text("SELECT 1")
 
 
