@@ -90,8 +90,8 @@ IMPURE = sorted(
 )
 
 COMMAND_MODULES = (
-    "cli", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log", "cli_quality",
-    "cli_run", "cli_witness",
+    "cli", "cli_access", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log",
+    "cli_quality", "cli_run", "cli_witness",
 )  # fmt: skip
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
@@ -136,7 +136,9 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "src/animus/server.py": (COMMANDS, []),
     "src/animus/log_operations.py": (COMMANDS, []),
+    "src/animus/access_operations.py": (COMMANDS, []),
     "src/animus/cli.py": (["animus_gateway"], []),
+    "src/animus/cli_access.py": (["animus_gateway"], []),
     "src/animus/cli_audit.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_lineage.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_log.py": (["animus_gateway"], []),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from animus import (
+    cli_access,
     cli_audit,
     cli_dataset,
     cli_env,
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_access.app, name="access")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_env.app, name="env")

@@ -243,6 +243,35 @@ def print_json(tree: object) -> None:
     typer.echo(orjson.dumps(tree, option=orjson.OPT_INDENT_2).decode())
 
 
+def every_item(method: Any, request: Any, field: str) -> Iterator[Any]:
+    """Every item of a list, page by page. Raises CallFailed."""
+    from animus.sdk.source import call
+
+    while True:
+        reply = call(method, request)
+        yield from getattr(reply, field)
+        if not reply.next_page_token:
+            return
+        request.page_token = reply.next_page_token
+
+
+def print_message(message: "Message", json: bool, text: str) -> None:
+    """A message as JSON, or a text in its place."""
+    if json:
+        print_json(message_tree(message))
+    else:
+        typer.echo(text)
+
+
+def print_list(items: Iterable[Any], json: bool, heads: tuple[str, ...], row: Callable[[Any], tuple[str, ...]]) -> None:
+    """Messages as JSON, or a table with a row of each."""
+    if json:
+        print_json([message_tree(each) for each in items])
+        return
+    for line in table([heads, *(row(each) for each in items)]):
+        typer.echo(line)
+
+
 def message_tree(message: "Message") -> dict[str, Any]:
     """The JSON of a message, fields that are empty included."""
     from google.protobuf.json_format import MessageToDict

@@ -72,7 +72,7 @@ def epoch(
     """Opens a new epoch after a restore, on the record of every project: the log goes on from what is there."""
     from animus.log_operations import open_epoch
 
-    number = _run(open_epoch(_settings(), reason, new_key=new_key))
+    number = run_operation(open_epoch(server_settings(), reason, new_key=new_key))
     typer.echo(f"epoch {number}")
 
 
@@ -85,7 +85,7 @@ def forfeit(
     """Gives up an entry whose bytes were damaged before it had an index and cannot be repaired, on the record."""
     from animus.log_operations import forfeit as give_up
 
-    _run(give_up(_settings(), project, entry, reason))
+    run_operation(give_up(server_settings(), project, entry, reason))
     typer.echo(f"forfeited {entry}")
 
 
@@ -94,7 +94,7 @@ def list_() -> None:
     """Prints every key that the log has had: public key, what became of it, and whether its private half is here."""
     from animus.log_operations import list_keys
 
-    for facts, here in _run(list_keys(_settings())):
+    for facts, here in run_operation(list_keys(server_settings())):
         ends = ", ".join(f"{end.value.status} {end.time}: {end.value.reason}" for end in facts.ends)
         typer.echo(f"{facts.key.value.public_key} {ends or 'active'}{'' if here else ' (not in log.key)'}")
 
@@ -104,7 +104,7 @@ def rotate() -> None:
     """Adds a new key, which signs beside the others: give log.key to the other servers, then retire the old one."""
     from animus.log_operations import rotate_key
 
-    typer.echo(_run(rotate_key(_settings())))
+    typer.echo(run_operation(rotate_key(server_settings())))
 
 
 @keys.command()
@@ -123,11 +123,12 @@ def _end(public_key: str, status: str, reason: str) -> None:
     from animus.domain.log import LogKeyStatus
     from animus.log_operations import end_key
 
-    _run(end_key(_settings(), public_key, LogKeyStatus[status], reason))
+    run_operation(end_key(server_settings(), public_key, LogKeyStatus[status], reason))
     typer.echo(f"{status.lower()} {public_key}")
 
 
-def _settings() -> "Settings":
+def server_settings() -> "Settings":
+    """The settings of the server on whose database and log an operator works."""
     from animus.config import load_settings
     from animus.telemetry import configure_logs
 
@@ -139,7 +140,7 @@ def _settings() -> "Settings":
     return settings
 
 
-def _run(operation: Coroutine[Any, Any, Result]) -> Result:
+def run_operation(operation: Coroutine[Any, Any, Result]) -> Result:
     """What an operation comes to, or one line and an exit code."""
     import asyncio
 

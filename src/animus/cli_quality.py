@@ -1,6 +1,6 @@
 """`animus quality`: rules, profiles, verdicts and gates. See docs/quality.md and docs/quality-profile.md."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,19 +19,20 @@ from animus.cli_client import (
     TokenFile,
     channel_to,
     errors,
+    every_item,
     fail,
     kept_receipts,
     message_tree,
     new_request_id,
     pairs,
     print_json,
+    print_list,
+    print_message,
     table,
     transfer,
 )
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from animus.domain.quality import QualityProfile, QualityRule
     from animus.v1 import quality_pb2_grpc
 
@@ -83,7 +84,7 @@ def register_rule(
         encode(rule, request.quality_rule)
         with _service(address, token_file, insecure) as service:
             made = call(service.RegisterQualityRule, request)
-        _show(made, json, made.record.digest)
+        print_message(made, json, made.record.digest)
 
 
 @rule_app.command("show")
@@ -100,7 +101,7 @@ def show_rule(
 
     with errors(), _service(address, token_file, insecure) as service:
         found = call(service.GetQualityRule, quality_pb2.GetQualityRuleRequest(project_id=project, digest=digest))
-        _show(found, True, "")
+        print_message(found, True, "")
 
 
 @rule_app.command("list")
@@ -118,8 +119,8 @@ def list_rules(
 
     with errors(), _service(address, token_file, insecure) as service:
         request = quality_pb2.ListQualityRulesRequest(project_id=project, filter=filter_, order_by=order_by)
-        rows = _pages(service.ListQualityRules, request, "quality_rules")
-        _list(rows, json, ("rule", "digest"), lambda each: (each.rule_id, each.record.digest))
+        rows = every_item(service.ListQualityRules, request, "quality_rules")
+        print_list(rows, json, ("rule", "digest"), lambda each: (each.rule_id, each.record.digest))
 
 
 @app.command()
@@ -205,7 +206,7 @@ def evaluate(
     with errors():
         with _service(address, token_file, insecure) as service:
             made = call(service.EvaluateQuality, request)
-        _show(made, json, "\n".join(_lines(made)))
+        print_message(made, json, "\n".join(_lines(made)))
         if made.verdict not in (quality_pb2.QUALITY_VERDICT_PASS, quality_pb2.QUALITY_VERDICT_WARN):
             raise typer.Exit(FAILED)
 
@@ -226,7 +227,7 @@ def show(
     request = quality_pb2.GetQualityEvaluationRequest(project_id=project, digest=evaluation)
     with errors(), _service(address, token_file, insecure) as service:
         found = call(service.GetQualityEvaluation, request)
-        _show(found, json, "\n".join(_lines(found)))
+        print_message(found, json, "\n".join(_lines(found)))
 
 
 @app.command("list")
@@ -248,9 +249,9 @@ def list_(
         project_id=project, dataset_id=dataset, content_digest=digest, filter=filter_, order_by=order_by
     )
     with errors(), _service(address, token_file, insecure) as service:
-        rows = _pages(service.ListQualityEvaluations, request, "quality_evaluations")
+        rows = every_item(service.ListQualityEvaluations, request, "quality_evaluations")
         heads = ("verdict", "time", "evaluator", "rule", "evaluation")
-        _list(
+        print_list(
             rows,
             json,
             heads,
@@ -337,7 +338,7 @@ def set_gate(
             fail(USAGE, f"{file}: {error}")
         with channel_to(address, token_file, insecure, kept_receipts()) as channel:
             made = call(quality_gate_pb2_grpc.QualityGateServiceStub(channel).SetQualityGate, request)
-        _show(made, json, made.record.digest)
+        print_message(made, json, made.record.digest)
 
 
 @gate_app.command("show")
@@ -354,7 +355,7 @@ def show_gate(
 
     request = quality_gate_pb2.GetQualityGateRequest(project_id=project, pipeline=pipeline)
     with errors(), channel_to(address, token_file, insecure, kept_receipts()) as channel:
-        _show(call(quality_gate_pb2_grpc.QualityGateServiceStub(channel).GetQualityGate, request), True, "")
+        print_message(call(quality_gate_pb2_grpc.QualityGateServiceStub(channel).GetQualityGate, request), True, "")
 
 
 @gate_app.command("list")
@@ -373,8 +374,8 @@ def list_gates(
     with errors(), channel_to(address, token_file, insecure, kept_receipts()) as channel:
         service = quality_gate_pb2_grpc.QualityGateServiceStub(channel)
         request = quality_gate_pb2.ListQualityGatesRequest(project_id=project, filter=filter_, order_by=order_by)
-        _list(
-            _pages(service.ListQualityGates, request, "quality_gates"),
+        print_list(
+            every_item(service.ListQualityGates, request, "quality_gates"),
             json,
             ("pipeline", "time", "requirements", "digest"),
             lambda each: (
@@ -476,33 +477,6 @@ def _record(
         return
     for each in made:
         typer.echo(f"{_verdict(each)} {each.rule_name} {each.record.digest}")
-
-
-def _pages(method: Any, request: Any, field: str) -> "Iterator[Any]":
-    """Every item of a list, page by page."""
-    from animus.sdk.source import call
-
-    while True:
-        reply = call(method, request)
-        yield from getattr(reply, field)
-        if not reply.next_page_token:
-            return
-        request.page_token = reply.next_page_token
-
-
-def _show(message: "Message", json: bool, text: str) -> None:
-    if json:
-        print_json(message_tree(message))
-    else:
-        typer.echo(text)
-
-
-def _list(items: "Iterator[Any]", json: bool, heads: tuple[str, ...], row: Callable[[Any], tuple[str, ...]]) -> None:
-    if json:
-        print_json([message_tree(each) for each in items])
-        return
-    for line in table([heads, *(row(each) for each in items)]):
-        typer.echo(line)
 
 
 def _verdict(evaluation: Any) -> str:

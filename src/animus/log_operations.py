@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from animus.codec import encode
 from animus.config import Settings
 from animus.domain import merkle
@@ -54,6 +56,8 @@ class Opened:
     store: LogStore
     keyring: Keyring
     folder: Path
+    engine: AsyncEngine  # of the service role
+    owner_url: str  # of the database's owner; empty where the settings have none
 
 
 @asynccontextmanager
@@ -62,7 +66,7 @@ async def opened(settings: Settings, *, new_key: bool = False) -> AsyncIterator[
     data_dir = settings.data_dir.absolute()
     folder = log_folder(settings)
     async with AsyncExitStack() as stack:
-        engine, _ = await open_database(stack, settings, data_dir)
+        engine, postgres = await open_database(stack, settings, data_dir)
         store = LogStore(engine, f"operator/{new_id()}")
         facts = await store.keys()
         if not facts:
@@ -70,7 +74,8 @@ async def opened(settings: Settings, *, new_key: bool = False) -> AsyncIterator[
         if new_key and not (folder / KEY_FILE).exists():
             Keyring.create(folder, facts[0].key.value.instance_name)
         keyring = Keyring(folder)
-        yield Opened(UnitOfWork(engine, new_id, keyring.seal, None), store, keyring, folder)
+        owner_url = postgres.owner_url if postgres else settings.owner_database_url.get_secret_value()
+        yield Opened(UnitOfWork(engine, new_id, keyring.seal, None), store, keyring, folder, engine, owner_url)
         await store.hand_over()
 
 
