@@ -85,7 +85,7 @@ demo-smoke: .venv/installed ## the demo without a person, what it prints checked
 
 ## Measure and break: bounded, on this machine only, minutes each
 
-.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile faults
+.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile bench-revocation faults
 bench-log: .venv/installed ## what the audit log costs, and how fast it is, as JSON
 	@$(BIN)/python -m benchmarks.log
 
@@ -100,6 +100,9 @@ bench-lineage: .venv/installed ## how fast lineage answers on 10,000, 100,000 an
 
 bench-profile: .venv/installed ## time and memory of the profile of a table larger than its memory limit, as JSON
 	@$(BIN)/python -m benchmarks.profile
+
+bench-revocation: .venv/installed ## how soon a revoked token is refused by another server, as JSON; fails over one second
+	@$(BIN)/python -m benchmarks.revocation
 
 faults: .venv/installed ## 200 kills under load, leaders taken away, 8 writers at once; each checked by code of its own
 	@$(BIN)/python -m faults.kills --kills 200

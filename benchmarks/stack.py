@@ -114,9 +114,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(here: Machine, name: str, module: str) -> AsyncIterator[Served]:
-    """A server with the product's own settings, on a new database, until the context ends."""
-    database = await here.database(f"bench_{name}")
+async def serving(here: Machine, name: str, module: str, beside: Served | None = None) -> AsyncIterator[Served]:
+    """A server with the product's own settings, on a new database, until the context ends.
+
+    With `beside`, it shares the database, the log's folder and the first token of one that runs already.
+    """
+    database = beside.database if beside else await here.database(f"bench_{name}")
     folder = here.folder / name
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANIMUS_")}
@@ -126,6 +129,7 @@ async def serving(here: Machine, name: str, module: str) -> AsyncIterator[Served
         "ANIMUS_GRPC_PORT": "0",
         "ANIMUS_GATEWAY": "false",
         "ANIMUS_METRICS_PORT": "0",
+        "ANIMUS_LOG_DIR": str((beside.folder if beside else folder) / "log"),
     }
     output = folder / "server.log"
     with output.open("wb") as log:
@@ -143,7 +147,7 @@ async def serving(here: Machine, name: str, module: str) -> AsyncIterator[Served
             if process.returncode is not None:
                 raise SystemExit(f"{module} ended with {process.returncode}: {output.read_text()[-2_000:]}")
             await asyncio.sleep(0.02)
-        token = (folder / "admin.token").read_text().strip()
+        token = ((beside.folder if beside else folder) / "admin.token").read_text().strip()
         engine = create_async_engine(database.admin_url, poolclass=NullPool)
         async with engine.connect() as admin:
             postmaster = int(
