@@ -520,6 +520,7 @@ class RunToken(_message.Message):
     TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_PROJECT_ID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     token_digest: _builtins.str
     """SHA-256 of the whole token text, `sha256:` and 64 lower-case hexadecimal digits."""
@@ -527,6 +528,8 @@ class RunToken(_message.Message):
     """The run, 32 lower-case hexadecimal digits; the server sets it from the request."""
     principal: _builtins.str
     """Under whose name it acts; the server sets it to the caller's."""
+    principal_project_id: _builtins.str
+    """The project of that service account, the run's or `system`; the server sets it."""
     @_builtins.property
     def record(self) -> _types_pb2.Record:
         """What the control plane recorded."""
@@ -542,20 +545,25 @@ class RunToken(_message.Message):
         token_digest: _builtins.str | None = ...,
         run_id: _builtins.str | None = ...,
         principal: _builtins.str | None = ...,
+        principal_project_id: _builtins.str | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_run_id", b"_run_id", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "record", b"record", "run_id", b"run_id", "token_digest", b"token_digest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_principal_project_id", b"_principal_project_id", "_run_id", b"_run_id", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "principal_project_id", b"principal_project_id", "record", b"record", "run_id", b"run_id", "token_digest", b"token_digest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_run_id", b"_run_id", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "record", b"record", "run_id", b"run_id", "token_digest", b"token_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_principal_project_id", b"_principal_project_id", "_run_id", b"_run_id", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "principal_project_id", b"principal_project_id", "record", b"record", "run_id", b"run_id", "token_digest", b"token_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__principal: _TypeAlias = _typing.Literal["principal"]  # noqa: Y015
     _WhichOneofArgType__principal: _TypeAlias = _typing.Literal["_principal", b"_principal"]  # noqa: Y015
+    _WhichOneofReturnType__principal_project_id: _TypeAlias = _typing.Literal["principal_project_id"]  # noqa: Y015
+    _WhichOneofArgType__principal_project_id: _TypeAlias = _typing.Literal["_principal_project_id", b"_principal_project_id"]  # noqa: Y015
     _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
     _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
     _WhichOneofReturnType__token_digest: _TypeAlias = _typing.Literal["token_digest"]  # noqa: Y015
     _WhichOneofArgType__token_digest: _TypeAlias = _typing.Literal["_token_digest", b"_token_digest"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__principal) -> _WhichOneofReturnType__principal | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__principal_project_id) -> _WhichOneofReturnType__principal_project_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__run_id) -> _WhichOneofReturnType__run_id | None: ...
     @_typing.overload
@@ -586,7 +594,7 @@ class CreateRunTokenRequest(_message.Message):
     """The run."""
     @_builtins.property
     def run_token(self) -> Global___RunToken:
-        """The registration; `run_id` and `principal` are left out."""
+        """The registration; `run_id`, `principal` and `principal_project_id` are left out."""
 
     def __init__(
         self,

@@ -164,7 +164,7 @@ class AccessServiceServicer(object):
         It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
         refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
         run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
-        7 days away, or where the caller has no service account's name.
+        7 days away, or where the caller is no service account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +193,8 @@ class AccessServiceServicer(object):
 
         Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
         Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
-        the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `LAST_ADMIN`.
+        the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+        roles are taken back of a member that never had any; `LAST_ADMIN`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,7 +73,7 @@ class AccessServiceStub:
     It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
     refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
     run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
-    7 days away, or where the caller has no service account's name.
+    7 days away, or where the caller is no service account.
     """
     ListTokens: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListTokensRequest, _access_pb2.ListTokensResponse]
     """Lists the tokens of a project, those of runs aside, ordered by digest: registrations, when they were last used, and
@@ -90,7 +90,8 @@ class AccessServiceStub:
 
     Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
     Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
-    the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `LAST_ADMIN`.
+    the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+    roles are taken back of a member that never had any; `LAST_ADMIN`.
     """
     ListRoleBindings: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListRoleBindingsRequest, _access_pb2.ListRoleBindingsResponse]
     """Lists the role bindings that govern in a project, ordered by member; those without roles are left out."""
@@ -140,7 +141,7 @@ class AccessServiceAsyncStub(AccessServiceStub):
     It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
     refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
     run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
-    7 days away, or where the caller has no service account's name.
+    7 days away, or where the caller is no service account.
     """
     ListTokens: _aio.UnaryUnaryMultiCallable[_access_pb2.ListTokensRequest, _access_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists the tokens of a project, those of runs aside, ordered by digest: registrations, when they were last used, and
@@ -157,7 +158,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
 
     Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
     Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
-    the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `LAST_ADMIN`.
+    the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+    roles are taken back of a member that never had any; `LAST_ADMIN`.
     """
     ListRoleBindings: _aio.UnaryUnaryMultiCallable[_access_pb2.ListRoleBindingsRequest, _access_pb2.ListRoleBindingsResponse]  # type: ignore[assignment]
     """Lists the role bindings that govern in a project, ordered by member; those without roles are left out."""
@@ -246,7 +248,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
         refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
         run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
-        7 days away, or where the caller has no service account's name.
+        7 days away, or where the caller is no service account.
         """
 
     @_abc_1.abstractmethod
@@ -281,7 +283,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
         Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
-        the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `LAST_ADMIN`.
+        the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+        roles are taken back of a member that never had any; `LAST_ADMIN`.
         """
 
     @_abc_1.abstractmethod
