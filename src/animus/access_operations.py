@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from animus.codec import encode
 from animus.config import Settings
-from animus.domain.access import BreakGlass, Role, Token, principal_of
+from animus.domain.access import BREAK_GLASS, BreakGlass, Role, Token, principal_of
 from animus.domain.document import seal
 from animus.domain.names import SYSTEM_PROJECT, format_time, parse_time, token_name
 from animus.log_operations import OperationRefused, opened
@@ -14,7 +14,6 @@ from animus.store.owner import NotOwner, owner_of
 from animus.store.unit_of_work import Call, Change, View
 from animus.v1 import access_pb2 as pb
 
-PRINCIPAL = "break-glass"
 ACTION = "access.break_glass"
 
 
@@ -37,7 +36,7 @@ async def break_glass(settings: Settings, token_digest: str, reason: str, hours:
 
         async def decide(view: View) -> Change:
             end = parse_time(view.time) + timedelta(hours=hours)
-            token = Token(token_digest, PRINCIPAL, Role.INSTANCE_ADMIN, format_time(end))
+            token = Token(token_digest, BREAK_GLASS, Role.INSTANCE_ADMIN, format_time(end))
             name = token_name(SYSTEM_PROJECT, token_digest)
             return Change(ACTION, name, (seal(token), seal(record)), (), encode(token, pb.Token()))
 
@@ -45,7 +44,7 @@ async def break_glass(settings: Settings, token_digest: str, reason: str, hours:
         call = Call(
             method=f"animus.operator/{ACTION}",
             project_id=SYSTEM_PROJECT,
-            principal=principal_of(PRINCIPAL, Role.INSTANCE_ADMIN, SYSTEM_PROJECT),
+            principal=principal_of(BREAK_GLASS, Role.INSTANCE_ADMIN, SYSTEM_PROJECT),
             request_id=secrets.token_hex(16),
             validate_only=False,
             request=json.dumps(request).encode(),

@@ -34,6 +34,7 @@ MEMBER_RULE = (
     "is no member: give oidc:<issuer>:<subject>, group:<issuer>:<group>, or certificate:<uri, dns or email>:<name>,"
     " in printable ASCII"
 )
+BREAK_GLASS = "break-glass"  # the name that the owner of the database gets in under; no service account has it
 MAX_TOKEN_DAYS = 400
 MAX_RUN_TOKEN_DAYS = 7
 MAX_BREAK_GLASS_HOURS = 24
@@ -69,6 +70,8 @@ class ServiceAccount:
 
     def __post_init__(self) -> None:
         check_resource_id(self.service_account_id, "serviceAccountId")
+        if self.service_account_id == BREAK_GLASS:
+            raise invalid("serviceAccountId", f"is {BREAK_GLASS}, the name of whoever gets in as the database's owner")
         check_length(self.display_name, 0, 200, "displayName")
         check_length(self.description, 0, 2_000, "description")
 

@@ -202,7 +202,9 @@ class ServiceAccount(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     DISABLED_FIELD_NUMBER: _builtins.int
     service_account_id: _builtins.str
-    """1 to 63 characters of `[a-z0-9-]`, the first a letter, the last no hyphen; unique in the project."""
+    """1 to 63 characters of `[a-z0-9-]`, the first a letter, the last no hyphen; unique in the project, and not
+    `break-glass`.
+    """
     display_name: _builtins.str
     """At most 200 characters."""
     description: _builtins.str
