@@ -174,7 +174,7 @@ async def test_the_owner_of_the_database_breaks_the_glass(
 async def test_where_the_glass_is_not_broken_no_file_is_left(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a reason and for longer than a day it does not begin, and with settings that are none it goes no further."""
+    """With settings that are none it goes no further; without a reason, or for more than a day, it does not begin."""
     file = tmp_path / "glass.token"
     monkeypatch.setenv("ANIMUS_GRPC_PORT", "none")
     done = await run("break-glass", "--reason", "x", "--output", file)

@@ -11,9 +11,13 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from structlog.testing import capture_logs
 
+from animus.codec import sha256
+from animus.server import run_server
 from animus.store.unit_of_work import UnitOfWork
+from animus.v1 import access_pb2
 from animus.workers import token_use
 from animus.workers.token_use import TokenUses
+from service.conftest import Caller, Failure, open_channel, settings_for
 
 DIGESTS = [f"sha256:{number:064x}" for number in range(50)]
 USES = [(f"p{at % 3}", digest) for at, digest in enumerate(DIGESTS)]
@@ -53,6 +57,17 @@ async def test_uses_of_many_projects_are_written_at_once(database: Database, eng
     await written(database, "DELETE FROM animus.token_use")
     await uses.flush()
     assert await written(database) == {}
+
+
+async def test_a_server_that_stops_writes_what_it_has(database: Database, tmp_path: Path) -> None:
+    """Of the token that was taken, by its digest; not of one that is none."""
+    async with run_server(settings_for(database.service_url, tmp_path)) as running, open_channel(running.grpc) as found:
+        token = (tmp_path / "admin.token").read_text().strip()
+        await Caller(found, token)("WhoAmI", access_pb2.WhoAmIRequest())
+        with pytest.raises(Failure):
+            await Caller(found, token[:-1] + "_")("WhoAmI", access_pb2.WhoAmIRequest())
+        assert await written(database) == {}
+    assert set(await written(database)) == {("system", sha256(token.encode()))}
 
 
 async def test_a_use_is_written_again_after_a_minute(database: Database, engine: AsyncEngine) -> None:
