@@ -28,7 +28,7 @@ class Settings(BaseModel):
         default=SecretStr(""), description="PostgreSQL of the service role; empty for the embedded one."
     )
     owner_database_url: SecretStr = Field(
-        default=SecretStr(""), description="PostgreSQL of the owner role, for `animus migrate`."
+        default=SecretStr(""), description="PostgreSQL of the owner role, for `animus migrate` and break-glass."
     )
     log_dir: Path | None = Field(
         default=None,
