@@ -1,5 +1,6 @@
 """Service accounts, tokens, tokens of runs and role bindings: what gives a right, and what ends it."""
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from animus.codec import sha256
@@ -32,7 +34,7 @@ from service.requests import (
     revoke,
     same,
 )
-from service.shared import served, until
+from service.shared import after_first, served, until
 
 MEMBER = "group:corp:ml-admins"
 IDENTITY = access_pb2.WhoAmIRequest()
@@ -238,7 +240,7 @@ async def test_tokens_of_another_project_are_as_unknown_as_none(shared: Server, 
     await shared.project(other)
     _, digest = await holder(shared, project, "VIEWER")
     admin = (await holder(shared, other, "ADMIN", "boss"))[0]
-    foreign, none = (await refused(admin, "RevokeToken", revoke(other, each)) for each in (digest, sha256(b"none")))
+    foreign, none = [await refused(admin, "RevokeToken", revoke(other, each)) for each in (digest, sha256(b"none"))]
     assert foreign.reason == "TOKEN_UNKNOWN"
     assert foreign.raw.replace(digest.encode(), sha256(b"none").encode()) == none.raw
     get = access_pb2.GetServiceAccountRequest(project_id=other, service_account_id="ci")
@@ -278,10 +280,11 @@ async def test_no_role_can_make_itself_more(shared: Server, project: str) -> Non
             assert (await refused(caller, method, request)).reason == "ROLE_MISSING", (role, method)
     admin = (await holder(shared, project, "ADMIN", "boss"))[0]
     for role in ("INSTANCE_ADMIN", "INSTANCE_AUDITOR"):
-        assert list((await refused(admin, "SetRoleBinding", bind(project, MEMBER, role))).fields) == [
-            "roleBinding.roles"
-        ]
-        assert list((await refused(admin, "CreateToken", new_token(project, "ci", role))).fields) == ["token.role"]
+        for method, request, field in (
+            ("SetRoleBinding", bind(project, MEMBER, role), "roleBinding.roles"),
+            ("CreateToken", new_token(project, "ci", role), "token.role"),
+        ):
+            assert list((await refused(admin, method, request)).fields) == [field]
         assert (await refused(admin, "SetRoleBinding", bind("system", MEMBER, role))).reason == "PROJECT_UNKNOWN"
 
 
@@ -305,7 +308,7 @@ async def run_caller(server: Server, maker: Caller, project_id: str, run_id: str
 
 
 async def test_a_token_of_a_run_is_good_for_that_run_alone(shared: Server, project: str, run: str) -> None:
-    """It reads and reports on its run under its maker's name; another run answers as a missing one, lists are denied."""
+    """It reads and reports on its run under its maker's name; another answers as a missing one, lists are denied."""
     maker = (await holder(shared, project, "RUNTIME", "runner"))[0]
     caller, made = await run_caller(shared, maker, project, run)
     assert made.record.name == f"projects/{project}/runs/{run}/tokens/{made.token_digest}"
@@ -313,7 +316,10 @@ async def test_a_token_of_a_run_is_good_for_that_run_alone(shared: Server, proje
     assert (await caller("GetRun", run_pb2.GetRunRequest(project_id=project, run_id=run))).run_id == run
     await caller("ReportStepEvents", report(run, event("first", 1, "STARTED"), project_id=project))
     entries = await shared.admin("ListAuditEntries", audit_pb2.ListAuditEntriesRequest(project_id=project))
-    assert (entries.audit_entries[-1].action, entries.audit_entries[-1].principal) == ("run.report_events", "runner")
+    assert (entries.audit_entries[-1].action, entries.audit_entries[-1].principal) == (
+        "run.report_step_events",
+        "runner",
+    )
     other = await shared.admin("ReplayRun", run_pb2.ReplayRunRequest(project_id=project, request_id="r", run_id=run))
     absent = "0" * 32
     foreign, none = [
@@ -448,7 +454,8 @@ async def test_the_instance_keeps_an_administrator(server: Server) -> None:
     await admin("RevokeToken", revoke("system", second))
     await holder(server, "system", "INSTANCE_ADMIN", "third")
     await admin("DisableServiceAccount", disable("system", "third"))
-    await holder(server, "system", "INSTANCE_ADMIN", "admin")  # of the same account
+    server.accounts.add(("system", "admin"))  # the server made it
+    await holder(server, "system", "INSTANCE_ADMIN", "admin")
     assert (await refused(admin, *ends[1])).reason == "LAST_ADMIN"
     await admin(*ends[0])
     await admin("SetRoleBinding", bind("system", MEMBER, *roles))
@@ -457,17 +464,29 @@ async def test_the_instance_keeps_an_administrator(server: Server) -> None:
 
 
 async def test_two_administrators_cannot_end_each_other(server: Server) -> None:
-    """Of two that try at once, one stays, and every other way to end the one that stays is refused from then on."""
+    """While one has found that the other is left, the other waits with its own end of the first, and is refused."""
     names = ("one", "two")
     callers = [await holder(server, "system", "INSTANCE_ADMIN", name) for name in names]
     await callers[0][0]("RevokeToken", revoke("system", sha256(server.admin.token.encode())))
-    replies = await gathered(
-        [caller("RevokeToken", revoke("system", callers[1 - at][1])) for at, (caller, _) in enumerate(callers)]
-    )
-    assert {reply.reason for reply in replies if isinstance(reply, Failure)} == {"LAST_ADMIN"}
-    ((at, _),) = [(at, reply) for at, reply in enumerate(replies) if not isinstance(reply, Failure)]
-    stays = callers[at][0]
-    assert (await refused(stays, "DisableServiceAccount", disable("system", names[at]))).reason == "LAST_ADMIN"
+    await callers[1][0]("WhoAmI", IDENTITY)
+    second: list[asyncio.Future[Any]] = []
+
+    async def start_second() -> None:
+        second.append(asyncio.ensure_future(callers[1][0]("RevokeToken", revoke("system", callers[0][1]))))
+
+        async def waits() -> bool:
+            async with server.running.engine.connect() as connection:
+                locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                return second[0].done() or bool((await connection.execute(text(locks))).scalar_one())
+
+        await until(waits, "an end that waits for the other")
+
+    with after_first(server, ("SELECT EXISTS (\n",), start_second):
+        await callers[0][0]("RevokeToken", revoke("system", callers[1][1]))
+    with pytest.raises(Failure) as found:
+        await second[0]
+    assert found.value.reason == "LAST_ADMIN"
+    assert (await refused(callers[0][0], "DisableServiceAccount", disable("system", "one"))).reason == "LAST_ADMIN"
 
 
 # Who calls.
