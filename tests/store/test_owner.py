@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 from conftest import Database
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -21,6 +21,19 @@ async def proven(database: Database, owner_url: str) -> str:
 async def test_the_owner_is_named(database: Database) -> None:
     """By the role of its login."""
     assert await proven(database, database.owner_url) == "animus_owner"
+
+
+async def test_a_member_of_the_owner_is_named_by_its_own_login(database: Database) -> None:
+    """A person's role that may act as the owner, not the owner's."""
+    superuser = create_async_engine(database.admin_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    secret = secrets.token_hex(8)
+    async with superuser.connect() as admin:
+        await admin.execute(text(f"CREATE ROLE keeper LOGIN PASSWORD '{secret}' IN ROLE animus_owner"))
+        try:
+            url = make_url(database.owner_url).set(username="keeper", password=secret)
+            assert await proven(database, url.render_as_string(hide_password=False)) == "keeper"
+        finally:
+            await admin.execute(text("DROP ROLE keeper"))
 
 
 async def test_a_role_that_does_not_own_the_schema_is_refused(database: Database) -> None:
