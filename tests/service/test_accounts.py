@@ -38,6 +38,10 @@ from service.shared import after_first, served, until
 
 MEMBER = "group:corp:ml-admins"
 IDENTITY = access_pb2.WhoAmIRequest()
+WAITS = text(
+    "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database d ON d.oid = database"
+    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)"
+)
 numbers = itertools.count()
 
 
@@ -476,8 +480,7 @@ async def test_two_administrators_cannot_end_each_other(server: Server) -> None:
 
         async def waits() -> bool:
             async with server.running.engine.connect() as connection:
-                locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                return second[0].done() or bool((await connection.execute(text(locks))).scalar_one())
+                return second[0].done() or bool((await connection.execute(WAITS)).scalar_one())
 
         await until(waits, "an end that waits for the other")
 
