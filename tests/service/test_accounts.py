@@ -269,8 +269,7 @@ async def test_a_replay_needs_the_right_that_the_first_call_had(shared: Server, 
 
 
 async def test_no_role_can_make_itself_more(shared: Server, project: str) -> None:
-    """Who runs steps makes no token but of a run; a project's admin gives no role of the instance, and in no other
-    project any."""
+    """Who runs steps makes no token but of a run; a project's admin gives no role of the instance, and none elsewhere."""
     await shared.account(project, "ci")
     for role in ("RUNTIME", "OPERATOR", "VIEWER", "AUDITOR"):
         caller = (await holder(shared, project, role, role.lower()))[0]
