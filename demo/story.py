@@ -60,6 +60,7 @@ PARAMETERS = (
     Parameter("seed", ParameterType.INT, "7"),
     Parameter("test_fraction", ParameterType.DECIMAL, "0.25"),
 )
+RUNNER = "userspace-runner"
 SCENARIO = {
     "name": "train-fails-once",
     "attemptSeconds": 10,
@@ -168,7 +169,9 @@ class Story:
         )
 
     def register_token(self) -> None:
-        """Gives the runner a token of its own; the control plane gets to know no more than its hash."""
+        """Gives the runner an account and a token of its own; the control plane knows no more of it than its hash."""
+        account = {"serviceAccountId": RUNNER, "displayName": "Runner", "description": "Executes the demo's steps."}
+        self.changes.register_as("account", f"/v1/projects/{PROJECT}/serviceAccounts", {"serviceAccount": account})
         path = self.folder / "token.json"
         kept = json.loads(path.read_text()) if path.exists() and self.token.exists() else None
         now = datetime.now(UTC)
@@ -176,7 +179,7 @@ class Story:
             text = f"animus_{PROJECT}_{secrets.token_urlsafe(32)}"
             kept = {
                 "tokenDigest": "sha256:" + hashlib.sha256(text.encode()).hexdigest(),
-                "principal": "userspace-runner",
+                "principal": RUNNER,
                 "role": "ROLE_RUNTIME",
                 "expireTime": (now + timedelta(days=TOKEN_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ"),
             }

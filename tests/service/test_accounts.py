@@ -38,6 +38,10 @@ from service.shared import after_first, served, until
 
 MEMBER = "group:corp:ml-admins"
 IDENTITY = access_pb2.WhoAmIRequest()
+WAITS = text(
+    "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database d ON d.oid = database"
+    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)"
+)
 numbers = itertools.count()
 
 
@@ -265,8 +269,7 @@ async def test_a_replay_needs_the_right_that_the_first_call_had(shared: Server, 
 
 
 async def test_no_role_can_make_itself_more(shared: Server, project: str) -> None:
-    """Who runs steps makes no token but of a run; a project's admin gives no role of the instance, and in no other
-    project any."""
+    """Who runs steps makes no token but of a run; a project's admin gives no role of the instance, and none elsewhere."""
     await shared.account(project, "ci")
     for role in ("RUNTIME", "OPERATOR", "VIEWER", "AUDITOR"):
         caller = (await holder(shared, project, role, role.lower()))[0]
@@ -476,8 +479,7 @@ async def test_two_administrators_cannot_end_each_other(server: Server) -> None:
 
         async def waits() -> bool:
             async with server.running.engine.connect() as connection:
-                locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                return second[0].done() or bool((await connection.execute(text(locks))).scalar_one())
+                return second[0].done() or bool((await connection.execute(WAITS)).scalar_one())
 
         await until(waits, "an end that waits for the other")
 

@@ -49,17 +49,22 @@ from service.requests import (
     TIME,
     TWO,
     artifact,
+    bind,
     create_run,
     dataset,
+    disable,
     environment,
     evaluate,
     event,
     foreign,
+    new_run_token,
+    new_token,
     pipeline,
     plan_run,
     prepare,
     register_pipeline,
     report,
+    revoke,
     step,
     version,
 )
@@ -968,6 +973,27 @@ async def test_a_log_verifies_with_quality_and_its_lineage(auditor: Auditor) -> 
     for kind, count in (("quality_rule", 1), ("quality_profile", 1), ("quality_evaluation", 2)):
         assert records.count(b'"schema":"animus.%s/v1"' % kind.encode()) == count
     assert records.count(b'"subject":"projects/p/qualityEvaluations/') == 3
+
+
+async def test_a_log_and_a_run_verify_with_what_gives_and_takes_rights(auditor: Auditor) -> None:
+    """Accounts, tokens, those of runs, bindings and the ends of all of them are records of their entries."""
+    admin, run_id = auditor.server.admin, await finished(auditor.server)
+    await auditor.server.account("p", "ci")
+    maker = await auditor.server.caller("p", "operator")
+    token = (await admin("CreateToken", new_token("p", "ci", "VIEWER"))).token_digest
+    run_token = (await maker("CreateRunToken", new_run_token("p", run_id))).token_digest
+    for digest in (token, run_token, token):  # the last changes nothing
+        await admin("RevokeToken", revoke("p", digest))
+    await admin("DisableServiceAccount", disable("p", "ci"))
+    await admin("SetRoleBinding", bind("p", "oidc:corp:x", "VIEWER", "ADMIN"))
+    await admin("SetRoleBinding", bind("p", "oidc:corp:x"))
+    files = await auditor.signed()
+    records = b"".join(content for name, content in files.items() if name.startswith("data/records/"))
+    for kind, count in (("service_account_end", 1), ("run_token", 1), ("token_revocation", 2), ("role_binding", 2)):
+        assert records.count(b'"schema":"animus.%s/v1"' % kind.encode()) == count
+    of_run = {each["action"] for each in entries(await auditor.signed(run_id))}
+    assert of_run >= {"run.create", "run_token.create", "token.revoke"}
+    await auditor.signed("", "system")  # with the account of the first token
 
 
 async def fill(server: Server, count: int) -> None:

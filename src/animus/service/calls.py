@@ -35,7 +35,7 @@ from animus.v1 import types_pb2
 
 QUIET_SECONDS = 0.1
 RECEIPT = "animus-audit-receipt-bin"
-STREAM_IDENTITY_SECONDS = 1.0  # so long may a stream go on with a credential that has ended
+STREAM_IDENTITY_SECONDS = 1.0  # so long may a stream go on with a credential or a role that has ended
 
 log = structlog.get_logger("animus.calls")
 Value = TypeVar("Value")
@@ -243,7 +243,7 @@ class Calls:
                 async def check() -> None:
                     nonlocal checked
                     if time.monotonic() >= checked + STREAM_IDENTITY_SECONDS:
-                        await self._identity.principal(served.metadata)
+                        await admit(data, served)
                         checked = time.monotonic()
 
                 async with aclosing(serve(request, caller)) as messages:
