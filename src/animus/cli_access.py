@@ -428,9 +428,9 @@ def _role(text: str) -> Any:
     """The role of a name as `whoami` prints it."""
     from animus.v1 import access_pb2
 
-    known = {name.removeprefix("ROLE_").lower().replace("_", "-"): value for name, value in access_pb2.Role.items()}
+    known = {name.removeprefix("ROLE_").lower(): value for name, value in access_pb2.Role.items()}
     del known["unspecified"]
-    role = known.get(text.replace("_", "-"))
+    role = known.get(text)
     if role is None:
         fail(USAGE, f"there is no role {text}: {', '.join(known)}")
     return role
@@ -439,7 +439,7 @@ def _role(text: str) -> Any:
 def _roles(roles: Any) -> str:
     from animus.v1 import access_pb2
 
-    return ", ".join(access_pb2.Role.Name(role).removeprefix("ROLE_").lower().replace("_", "-") for role in roles)
+    return ", ".join(access_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in roles)
 
 
 def _time(time: "Timestamp") -> str:

@@ -100,7 +100,7 @@ async def test_a_token_that_is_not_registered_leaves_no_file(run: Run, tmp_path:
     assert (unknown.code, unknown.out, file.exists()) == (3, "", False), unknown
     role = await run("token", "create", "--account", "nobody", "--role", "king", "--output", file)
     assert (role.code, file.exists()) == (2, False), role
-    assert "instance-admin" in role.err
+    assert "instance_admin" in role.err
     file.write_text("mine")
     there = await run("token", "create", "--account", "nobody", "--role", "viewer", "--output", file)
     assert (there.code, file.read_text()) == (5, "mine"), there
