@@ -42,7 +42,6 @@ TABLES = {
 }
 
 INDEXES = [
-    "CREATE UNIQUE INDEX ON animus.run_token (token_digest)",
     "CREATE INDEX ON animus.run_token (project_id, run_id)",
     "CREATE INDEX ON animus.role_binding (member, project_id, version DESC)",
 ]
@@ -66,37 +65,35 @@ USES = """
 """
 
 OPEN = [
-    # A row shows itself to whoever presents its own hash, before any project is known.
-    "CREATE POLICY presented ON animus.run_token FOR SELECT"
-    " USING (token_digest = nullif(current_setting('animus.token_digest', true), ''))",
-    # And a role binding to whoever has proven to be its member. No member holds a line feed.
+    # A token's text names its project: it is looked up there, and no row of another can be in its way.
+    "DROP POLICY presented ON animus.token",
+    "DROP INDEX animus.token_token_digest_idx",
+    # A role binding shows itself to whoever has proven to be its member. No member holds a line feed.
     "CREATE POLICY presented ON animus.role_binding FOR SELECT"
     " USING (member = ANY (string_to_array(nullif(current_setting('animus.members', true), ''), chr(10))))",
     "DROP FUNCTION animus.find_token",
-    # Once the token's project is known, the rest is asked within it.
     """
-    CREATE FUNCTION animus.find_token(presented text,
-      OUT token_project text, OUT token_document bytea, OUT of_run boolean, OUT token_valid boolean)
+    CREATE FUNCTION animus.find_token(asked text, presented text,
+      OUT token_document bytea, OUT of_run boolean, OUT token_valid boolean)
     LANGUAGE plpgsql AS $$
     DECLARE account_project text;
     BEGIN
-      PERFORM set_config('animus.token_digest', presented, true);
-      SELECT t.project_id, t.document, false INTO token_project, token_document, of_run
-        FROM animus.token t WHERE t.token_digest = presented;
-      IF token_project IS NULL THEN
-        SELECT t.project_id, t.document, true INTO token_project, token_document, of_run
-          FROM animus.run_token t WHERE t.token_digest = presented;
+      PERFORM set_config('animus.project_id', asked, true);
+      SELECT t.document, false INTO token_document, of_run
+        FROM animus.token t WHERE t.project_id = asked AND t.token_digest = presented;
+      IF NOT FOUND THEN
+        SELECT t.document, true INTO token_document, of_run
+          FROM animus.run_token t WHERE t.project_id = asked AND t.token_digest = presented;
       END IF;
-      IF token_project IS NULL THEN
+      IF NOT FOUND THEN
         token_valid := false;
         RETURN;
       END IF;
-      PERFORM set_config('animus.project_id', token_project, true);
       token_valid := now() < animus.field(token_document, 'expireTime')::timestamptz
         AND NOT EXISTS (SELECT FROM animus.token_revocation r
-          WHERE r.project_id = token_project AND r.token_digest = presented);
+          WHERE r.project_id = asked AND r.token_digest = presented);
       -- A token of one run may act for a service account of the system project.
-      account_project := coalesce(animus.field(token_document, 'principalProjectId'), token_project);
+      account_project := coalesce(animus.field(token_document, 'principalProjectId'), asked);
       PERFORM set_config('animus.project_id', account_project, true);
       token_valid := token_valid AND NOT EXISTS (SELECT FROM animus.service_account_end e
         WHERE e.project_id = account_project AND e.service_account_id = animus.field(token_document, 'principal'));

@@ -254,6 +254,22 @@ async def test_tokens_of_another_project_are_as_unknown_as_none(shared: Server, 
     assert [token.principal for token in listed.tokens] == ["boss"]
 
 
+async def test_a_hash_that_another_project_registers_is_in_nobodys_way(shared: Server, project: str, run: str) -> None:
+    """It answers as any new one, and the tokens that have it are good as before: a token's text names its project."""
+    other = f"{project}-other"
+    await shared.project(other)
+    await shared.account(other, "ci")
+    caller, digest = await holder(shared, project, "VIEWER")
+    maker = (await holder(shared, project, "OPERATOR", "runner"))[0]
+    of_run, made = await run_caller(shared, maker, project, run)
+    for taken in (digest, made.token_digest):
+        token = new_token(other, "ci", "ADMIN")
+        token.token.token_digest = taken
+        await shared.admin("CreateToken", token)
+    assert [grant.project_id for grant in (await caller("WhoAmI", IDENTITY)).grants] == [project]
+    assert (await of_run("WhoAmI", IDENTITY)).run_id == run
+
+
 async def test_a_replay_needs_the_right_that_the_first_call_had(shared: Server, project: str) -> None:
     """Whoever lost it is refused, and does not learn what the first call made."""
     admin, digest = await holder(shared, project, "ADMIN", "boss")
@@ -269,7 +285,7 @@ async def test_a_replay_needs_the_right_that_the_first_call_had(shared: Server, 
 
 
 async def test_no_role_can_make_itself_more(shared: Server, project: str) -> None:
-    """Who runs steps makes no token but of a run; a project's admin gives no role of the instance, and none elsewhere."""
+    """Who runs steps makes no token but of a run; a project's admin gives no instance role, and none elsewhere."""
     await shared.account(project, "ci")
     for role in ("RUNTIME", "OPERATOR", "VIEWER", "AUDITOR"):
         caller = (await holder(shared, project, role, role.lower()))[0]

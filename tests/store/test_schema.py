@@ -198,9 +198,6 @@ async def test_every_table_has_row_security_a_scope_key_and_the_audit_key(servic
             text(
                 "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid"
                 " AND a.attnum = i.indkey[0] WHERE i.indrelid = CAST(:table AS regclass) AND i.indisunique"
-                # A token is found before its project is.
-                " AND NOT (i.indrelid IN ('animus.token'::regclass, 'animus.run_token'::regclass)"
-                " AND i.indnkeyatts = 1)"
             ),
             {"table": f"animus.{table}"},
         )

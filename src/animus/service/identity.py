@@ -41,9 +41,9 @@ class Identity:
         known = self._known.get(digest)
         if known and known[0] > now:
             return known[1]
-        found = await self._work.find_token(digest)
         match = TOKEN.fullmatch(token)
-        if found is None or match is None or found.project_id != match[1]:
+        found = await self._work.find_token(match[1], digest) if match else None
+        if found is None:
             raise _refused()
         if found.of_run:
             run_token = document.load(found.document, RunToken)

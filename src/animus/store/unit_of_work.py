@@ -175,12 +175,12 @@ class UnitOfWork:
             await connection.execute(_EVERY_PROJECT)
             return [(stored(row, Project), place_of(row, order)) for row in await connection.execute(statement, values)]
 
-    async def find_token(self, token_digest: str) -> FoundToken | None:
-        """The registration of a token that is good now; one round trip."""
+    async def find_token(self, project_id: str, token_digest: str) -> FoundToken | None:
+        """The registration of a token of a project that is good now; one round trip."""
         async with translated(), self._engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
-            row = (await connection.execute(_FIND_TOKEN, {"digest": token_digest})).one()
-            return FoundToken(row.token_project, row.token_document, row.of_run) if row.token_valid else None
+            row = (await connection.execute(_FIND_TOKEN, {"project": project_id, "digest": token_digest})).one()
+            return FoundToken(project_id, row.token_document, row.of_run) if row.token_valid else None
 
     async def find_grants(self, members: Sequence[str]) -> list[tuple[str, bytes]]:
         """The projects and role bindings that govern now for any of the members; one round trip."""
@@ -309,7 +309,7 @@ class UnitOfWork:
 
 _OPEN_CALL = text("SELECT * FROM animus.open_call(:project_id, :method, :request_id)")
 _EVERY_PROJECT = text("SELECT set_config('animus.every_project', 'on', true)")
-_FIND_TOKEN = text("SELECT * FROM animus.find_token(:digest)")
+_FIND_TOKEN = text("SELECT * FROM animus.find_token(:project, :digest)")
 _FIND_GRANTS = text("SELECT * FROM animus.find_grants(CAST(:members AS text[]))")
 _NOTE_TOKEN_USES = text("SELECT animus.note_token_uses(CAST(:projects AS text[]), CAST(:digests AS text[]))")
 _PING = text("SELECT 1")
