@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from animus import codec
 from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, request_tree
 from animus.domain import document
-from animus.domain.access import Token
+from animus.domain.access import BreakGlass, ServiceAccountEnd, Token
 from animus.domain.audit import AuditEntry, RecordManifest
 from animus.domain.comparison import RunComparison
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion, DatasetVersionUris, FileManifest
@@ -55,6 +55,7 @@ from animus.v1 import (
 # Kinds without a message that is read: what the server composes, or writes for itself.
 COMPOSED = {
     AdmissionRefusal,
+    BreakGlass,
     DatasetVerification,
     DatasetVersionUris,
     ExternalEvent,
@@ -63,6 +64,7 @@ COMPOSED = {
     RunComparison,
     RunEvent,
     RunSummary,
+    ServiceAccountEnd,
 }
 # Each other kind of document with its message, which has its name.
 MESSAGES: dict[type, type[Message]] = {
@@ -71,6 +73,8 @@ MESSAGES: dict[type, type[Message]] = {
 # What is beside the value in its message; no part of what was hashed.
 BESIDE_THE_VALUE = {f"animus.v1.AuditEntry.{name}" for name in ("leaf_hash", "document", "index")}
 BESIDE_THE_VALUE |= {"animus.v1.DatasetVersion.uris"}
+BESIDE_THE_VALUE |= {"animus.v1.ServiceAccount.disabled", "animus.v1.RoleBinding.etag"}
+BESIDE_THE_VALUE |= {f"animus.v1.Token.{name}" for name in ("last_use_time", "revoked")}
 # Kinds that clients send and that have sets of which the sample is in no order.
 SETS_SENT = [Dataset, DatasetVersion, EnvironmentLock, PipelineSpec, Project, QualityRule, RunSpec]
 # Kinds that clients send; the server makes the others.
@@ -310,6 +314,17 @@ def test_an_unknown_field_of_an_otherwise_empty_message_is_named() -> None:
     spec = pipeline_pb2.PipelineSpec()
     spec.metadata.MergeFromString(UNKNOWN[0])
     assert faults(lambda: refuse_unknown(spec)) == ["metadata"]
+
+
+def test_what_only_the_server_says_is_named() -> None:
+    """A field beside the value that is marked as output only is refused from outside, where it says something."""
+    token: Any = message_of(SAMPLES[Token])
+    token.last_use_time.SetInParent()
+    token.revoked = True
+    assert faults(decode, token, Token, "x") == ["x.lastUseTime", "x.revoked"]
+    token.ClearField("last_use_time")
+    token.revoked = False
+    assert decode(token, Token, "x") == SAMPLES[Token]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "record" in MESSAGES[kind].DESCRIPTOR.fields_by_name])

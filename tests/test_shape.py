@@ -324,7 +324,7 @@ READS_BY_POST = {"ValidatePipelineSpec", "DryRun"}
 # Changes that answer with a stream of bytes; the receipt comes at its end.
 CHANGES_THAT_STREAM = {"ExportEvidence"}
 # Requests of no one project.
-OF_THE_INSTANCE = {"ListProjects"}
+OF_THE_INSTANCE = {"ListProjects", "WhoAmI"}
 
 
 def buf_lint(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -477,6 +477,9 @@ ADDED = {
     "Run": {"run_spec", "state", "plan_digest", "steps", "equal_runs"},
     "AuditEntry": {"leaf_hash", "document", "index"},
     "Tile": {"hashes"},
+    "ServiceAccount": {"disabled"},
+    "Token": {"last_use_time", "revoked"},
+    "RoleBinding": {"etag"},
 }
 # What a value has and its message says elsewhere.
 ELSEWHERE = {
@@ -489,6 +492,7 @@ VALUES_ONLY = {
     "And": "a part of a filter's text",
     "Attempt": "StepAttempt is derived from it",
     "AttemptSummary": "a part of a bundle's summary; StepAttempt says it",
+    "BreakGlass": "what the database's owner did, beside the contract",
     "Bundle": "the request for an EntryBundle says it",
     "Checkpoint": "the text of a signed note",
     "CheckpointRequest": "what a witness is asked, as a text",
@@ -512,13 +516,15 @@ VALUES_ONLY = {
     "PolicyLog": "a line of a policy's text",
     "Precondition": "a violation in the details of an error",
     "ProfileFacts": "a QualityProfile by its keys",
-    "Principal": "who calls, from the token",
+    "Principal": "who calls; WhoAmI says it in its response",
     "Receipt": "the text of a signed note",
     "Refusal": "an ItemResult or an error says it",
+    "Rule": "a row of the table of who may call what",
     "RunEvent": "what the server appends to a run",
     "RunEvidence": "records of a run, on the way into a bundle",
     "RunSummary": "a file of a bundle; Run says it",
     "Sealed": "a value beside its own bytes, on the way into the store",
+    "ServiceAccountEnd": "ServiceAccount.disabled says it",
     "Signature": "a line of a signed note",
     "StepSummary": "a part of a bundle's summary; StepStatus says it",
     "Subgraph": "a part of a graph, on the way into a document",
@@ -530,6 +536,7 @@ VALUES_ONLY = {
 # Messages that are no value, and why.
 MESSAGES_ONLY = {
     "Record": "what the server knows of a stored value",
+    "ProjectRoles": "a project's grants of a Principal",
     "FieldViolation": "Violation",
     "StepStatus": "derived, and part of Run",
     "StepAttempt": "Attempt",
@@ -601,6 +608,7 @@ PART_OF = {"RetryKind": "ErrorKind"}
 ENUMS_ONLY = {
     "DifferenceKind",  # of what a client finds of a copy
     "RunEventType",  # of what the server appends to a run
+    "Scope",  # of a row of the table of who may call what
 }
 
 

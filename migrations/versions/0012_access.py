@@ -78,6 +78,7 @@ OPEN = [
     CREATE FUNCTION animus.find_token(presented text,
       OUT token_project text, OUT token_document bytea, OUT of_run boolean, OUT token_valid boolean)
     LANGUAGE plpgsql AS $$
+    DECLARE account_project text;
     BEGIN
       PERFORM set_config('animus.token_digest', presented, true);
       SELECT t.project_id, t.document, false INTO token_project, token_document, of_run
@@ -93,9 +94,12 @@ OPEN = [
       PERFORM set_config('animus.project_id', token_project, true);
       token_valid := now() < animus.field(token_document, 'expireTime')::timestamptz
         AND NOT EXISTS (SELECT FROM animus.token_revocation r
-          WHERE r.project_id = token_project AND r.token_digest = presented)
-        AND NOT EXISTS (SELECT FROM animus.service_account_end e
-          WHERE e.project_id = token_project AND e.service_account_id = animus.field(token_document, 'principal'));
+          WHERE r.project_id = token_project AND r.token_digest = presented);
+      -- A token of one run may act for a service account of the system project.
+      account_project := coalesce(animus.field(token_document, 'principalProjectId'), token_project);
+      PERFORM set_config('animus.project_id', account_project, true);
+      token_valid := token_valid AND NOT EXISTS (SELECT FROM animus.service_account_end e
+        WHERE e.project_id = account_project AND e.service_account_id = animus.field(token_document, 'principal'));
     END $$
     """,
     """

@@ -1,7 +1,7 @@
 """Messages to domain values and back, by field name: the only place where the two shapes meet.
 
 `decode` refuses what protobuf would hide: a field that is absent, an enum that is unspecified or unknown, a field that
-this version does not know, an output-only `record` that a caller set. Errors name the path in JSON spelling.
+this version does not know, an output-only field that a caller set. Errors name the path in JSON spelling.
 `encode` fills a message from a value. Enum values match by name (`BACKOFF_TYPE_FIXED` and `BackoffType.FIXED`; a
 member `NONE` matches UNSPECIFIED), Timestamps match times as text.
 """
@@ -16,6 +16,7 @@ from datetime import UTC
 from functools import cache
 
 import orjson
+from google.api import field_behavior_pb2
 from google.protobuf import timestamp_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -28,15 +29,14 @@ from animus.domain.names import check_within, format_time, parse_time
 T = typing.TypeVar("T")
 M = typing.TypeVar("M", bound=Message)
 
-OUTPUT_ONLY = "record"
 CALL_FIELDS = ("request_id", "validate_only", "offset")  # of a request: say how to call, not what to do
 
 _INVALID = object()
 _Decoder = Callable[[typing.Any, str, Violations], object]
-_NOTHING: typing.Mapping[str, str] = {}
+_NOTHING: typing.Mapping[str, str | int] = {}
 
 
-def decode(message: Message, kind: type[T], path: str, **given: str) -> T:
+def decode(message: Message, kind: type[T], path: str, **given: str | int) -> T:
     """The value of a message at a path of its request. Raises Invalid with every field at fault.
 
     `given` are fields that the server sets: a caller leaves them out.
@@ -48,7 +48,7 @@ def decode(message: Message, kind: type[T], path: str, **given: str) -> T:
     return typing.cast(T, value)
 
 
-def decode_all(messages: typing.Iterable[Message], kind: type[T], path: str, **given: str) -> tuple[T, ...]:
+def decode_all(messages: typing.Iterable[Message], kind: type[T], path: str, **given: str | int) -> tuple[T, ...]:
     """The values of a repeated field at a path. Raises Invalid with every field at fault.
 
     `given` are fields that the request says once for all items, and the items' own type lacks.
@@ -145,13 +145,20 @@ def _decoder(descriptor: Descriptor, kind: typing.Any, given_names: tuple[str, .
             continue
         field = descriptor.fields_by_name[name]
         parts.append((name, key, field, _field_decoder(field, hint), field.has_presence))
-    set_here = [name for name in (OUTPUT_ONLY, *given_names) if name in descriptor.fields_by_name]
+    own = {name for name, _, _ in fields_of(kind)} - set(given_names)
+    set_here = [
+        field
+        for field in descriptor.fields
+        if field.name in given_names or (field.name not in own and _output_only(field))
+    ]
 
-    def read(message: Message, path: str, violations: Violations, given: typing.Mapping[str, str] = _NOTHING) -> object:
+    def read(
+        message: Message, path: str, violations: Violations, given: typing.Mapping[str, str | int] = _NOTHING
+    ) -> object:
         before = len(violations.found)
-        for name in set_here:
-            if message.HasField(name):
-                violations.add(path, invalid(json_name(name), "is set by the server; leave it out"))
+        for field in set_here:
+            if message.HasField(field.name) if field.has_presence else getattr(message, field.name):
+                violations.add(path, invalid(json_name(field.name), "is set by the server; leave it out"))
         values: dict[str, object] = dict(given)
         for name, key, field, part, has_presence in parts:
             if has_presence and not message.HasField(name):
@@ -166,6 +173,10 @@ def _decoder(descriptor: Descriptor, kind: typing.Any, given_names: tuple[str, .
         return build(kind, values, path, violations, before)
 
     return read
+
+
+def _output_only(field: FieldDescriptor) -> bool:
+    return field_behavior_pb2.OUTPUT_ONLY in field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
 
 
 def _field_decoder(field: FieldDescriptor, hint: typing.Any) -> _Decoder:

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from animus.codec import encode, sha256
 from animus.config import Settings
-from animus.domain.access import METHODS, Role, Token, principal_of
+from animus.domain.access import METHODS, Role, ServiceAccount, Token, principal_of
 from animus.domain.document import seal
 from animus.domain.errors import Invalid, Unavailable
 from animus.domain.log import FIRST_EPOCH, LogKey, LogKeyStatus, check_instance_name, unsound
@@ -154,7 +154,7 @@ def add_services(
     states = RunStates()
     servicers: list[tuple[FileDescriptor, object]] = [
         (project_pb2.DESCRIPTOR, ProjectService(work, pages)),
-        (access_pb2.DESCRIPTOR, AccessService(work)),
+        (access_pb2.DESCRIPTOR, AccessService(work, pages)),
         (dataset_pb2.DESCRIPTOR, DatasetService(work, pages)),
         (environment_pb2.DESCRIPTOR, EnvironmentService(work, pages)),
         (pipeline_pb2.DESCRIPTOR, PipelineService(work, pages)),
@@ -373,15 +373,18 @@ async def make_first_token(work: UnitOfWork, path: Path, keyring: Keyring) -> No
     token_digest = sha256(token.encode())
     principal = principal_of("bootstrap", Role.INSTANCE_ADMIN, SYSTEM_PROJECT)
     project = Project(SYSTEM_PROJECT, "System", "What belongs to the instance: its tokens, and denied calls.", ())
+    account = ServiceAccount("admin", "Administrator", "Whom the first token of the instance is issued to.")
     key = LogKey(keyring.instance_name, keyring.public_keys[0])
 
     async def decide(view: View) -> Change:
         if view.project_known:
             raise _Founded
         expires = datetime.fromisoformat(view.time) + timedelta(days=FIRST_TOKEN_DAYS)
-        token = Token(token_digest, "admin", Role.INSTANCE_ADMIN, format_time(expires.astimezone(UTC)))
+        token = Token(
+            token_digest, account.service_account_id, Role.INSTANCE_ADMIN, format_time(expires.astimezone(UTC))
+        )
         reply = encode(project, project_pb2.Project())
-        records = (seal(project), seal(token), seal(key))
+        records = (seal(project), seal(account), seal(token), seal(key))
         return Change("instance.bootstrap", project_name(SYSTEM_PROJECT), records, (), reply)
 
     request = json.dumps({"tokenDigest": token_digest, "publicKey": key.public_key}).encode()

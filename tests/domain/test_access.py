@@ -9,7 +9,7 @@ from animus.domain.names import SYSTEM_PROJECT
 from domain.test_names import BROKEN, INVISIBLE, SPACES
 from domain.values import ONE, TIME, refusal
 
-READS = ("Get", "List", "Validate", "DryRun", "Tail", "Export", "WaitForInclusion")
+READS = ("Get", "List", "Validate", "DryRun", "Tail", "Export", "WaitForInclusion", "WhoAmI")
 # What an auditor adds: a witness signed it, and it is taken only if it is good for a checkpoint that stands already.
 ATTESTS = "animus.v1.LogService/AddCosignatures"
 # What a runtime adds beside its reports: it reads the data before a step does, and says what it found and measured.
@@ -23,6 +23,10 @@ MEASURES = {
     "animus.v1.QualityService/EvaluateQuality",
     "animus.v1.QualityService/RecordForeignEvaluation",
 }
+# What a runtime hands on: a token of one run, no more than it may itself.
+DELEGATES = "animus.v1.AccessService/CreateRunToken"
+# What tells every caller of itself alone.
+OF_ITSELF = "animus.v1.AccessService/WhoAmI"
 # What tells of entries; the log's other reads are hashes and signatures, and prove to whoever holds a receipt.
 TELLS_OF_ENTRIES = ("AuditService/", "LogService/GetEntryBundle")
 OURS = {name: rule.roles for name, rule in METHODS.items() if name.startswith("animus.v1.")}
@@ -40,12 +44,14 @@ def overreach(table: dict[str, frozenset[Role]]) -> set[tuple[str, Role]]:
             found |= {(name, role) for role in roles & {Role.VIEWER, Role.AUDITOR, Role.INSTANCE_AUDITOR}}
         if any(each in name for each in TELLS_OF_ENTRIES):
             found |= {(name, role) for role in roles & {Role.OPERATOR, Role.RUNTIME, Role.VIEWER}}
-        if change and "RuntimeService" not in name and name not in MEASURES and Role.RUNTIME in roles:
+        if change and "RuntimeService" not in name and name not in {DELEGATES, *MEASURES} and Role.RUNTIME in roles:
             found.add((name, Role.RUNTIME))
         if "RuntimeService" in name and Role.OPERATOR in roles:
             found.add((name, Role.OPERATOR))
-        if name.endswith(("CreateToken", "CreateProject")):
-            found |= {(name, role) for role in roles - {Role.ADMIN, Role.INSTANCE_ADMIN}}
+        if name.endswith("CreateProject"):
+            found |= {(name, role) for role in roles - {Role.INSTANCE_ADMIN}}
+        if "AccessService/" in name and name not in (DELEGATES, OF_ITSELF):
+            found |= {(name, role) for role in roles & {Role.OPERATOR, Role.RUNTIME, Role.VIEWER}}
     return found
 
 
@@ -53,12 +59,13 @@ def test_no_role_may_do_more_than_its_duty() -> None:
     """Who only reads changes nothing; who runs steps registers nothing; who operates neither reports nor audits.
 
     Auditors change nothing either, but for adding what a witness has signed; runtimes say what they found of data, and
-    what other systems did.
+    what other systems did, and hand on a token of one run. Who may do what is seen by those who administer or audit.
     """
     assert overreach(OURS) == set()
     assert OURS["animus.v1.ProjectService/CreateProject"] == {Role.INSTANCE_ADMIN}
     assert len(CHANGES) >= 10
-    assert {ATTESTS, *MEASURES} <= CHANGES
+    assert {ATTESTS, DELEGATES, *MEASURES} <= CHANGES
+    assert Role.RUNTIME in OURS[DELEGATES]
 
 
 def test_whoever_has_a_receipt_may_have_it_proven() -> None:
@@ -76,6 +83,18 @@ def test_a_role_that_may_do_more_is_found() -> None:
         ("animus.v1.RunService/CreateRun", Role.RUNTIME),
         ("animus.v1.AuditService/GetAuditEntry", Role.OPERATOR),
         ("animus.v1.AccessService/CreateToken", Role.OPERATOR),
+        ("animus.v1.AccessService/CreateToken", Role.AUDITOR),
+        ("animus.v1.AccessService/CreateServiceAccount", Role.RUNTIME),
+        ("animus.v1.AccessService/DisableServiceAccount", Role.INSTANCE_AUDITOR),
+        ("animus.v1.AccessService/GetServiceAccount", Role.OPERATOR),
+        ("animus.v1.AccessService/ListServiceAccounts", Role.RUNTIME),
+        ("animus.v1.AccessService/ListTokens", Role.VIEWER),
+        ("animus.v1.AccessService/ListRoleBindings", Role.OPERATOR),
+        ("animus.v1.AccessService/RevokeToken", Role.AUDITOR),
+        ("animus.v1.AccessService/SetRoleBinding", Role.OPERATOR),
+        (DELEGATES, Role.VIEWER),
+        (DELEGATES, Role.AUDITOR),
+        ("animus.v1.ProjectService/CreateProject", Role.ADMIN),
         ("animus.v1.RuntimeService/ReportStepEvents", Role.OPERATOR),
         ("animus.v1.AuditService/TailAuditEntries", Role.VIEWER),
         ("animus.v1.AuditService/ExportAuditEntries", Role.RUNTIME),
@@ -128,10 +147,10 @@ def test_a_token_of_one_run_changes_nothing_but_by_reports_of_it() -> None:
 
 
 def test_only_projects_are_asked_for_anywhere() -> None:
-    """Every other method asks for a role in the project that its request names."""
+    """Every other method asks for a role in the project that its request names, but for who the caller is."""
     elsewhere = {name.split("/")[1]: rule.scope for name, rule in METHODS.items() if name in OURS}
     elsewhere = {name: scope for name, scope in elsewhere.items() if scope is not Scope.PROJECT}
-    assert elsewhere == {"CreateProject": Scope.INSTANCE, "ListProjects": Scope.ANYWHERE}
+    assert elsewhere == {"CreateProject": Scope.INSTANCE, "ListProjects": Scope.ANYWHERE, "WhoAmI": Scope.ANYONE}
 
 
 @pytest.mark.parametrize("role", Role)

@@ -131,6 +131,7 @@ class Server:
     channel: grpc.aio.Channel
     settings: Settings
     admin: Caller
+    accounts: set[tuple[str, str]] = field(default_factory=set)  # project and id of those that were made
 
     async def project(self, project_id: str) -> None:
         """Creates a project."""
@@ -143,12 +144,23 @@ class Server:
             ),
         )
 
+    async def account(self, project_id: str, service_account_id: str) -> str:
+        """Creates a service account, unless this server was asked before; returns its id."""
+        if (project_id, service_account_id) not in self.accounts:
+            account = access_pb2.ServiceAccount(service_account_id=service_account_id, display_name="", description="")
+            request = access_pb2.CreateServiceAccountRequest(
+                project_id=project_id, request_id=f"account-{service_account_id}", service_account=account
+            )
+            await self.admin("CreateServiceAccount", request)
+            self.accounts.add((project_id, service_account_id))
+        return service_account_id
+
     async def caller(self, project_id: str, role: str, days: float = 1) -> Caller:
-        """A caller with a new token of a role in a project."""
+        """A caller with a new token of a role in a project; its service account has the role's name."""
         token = f"animus_{project_id}_{secrets.token_urlsafe(32)}"
         message = access_pb2.Token(
             token_digest="sha256:" + hashlib.sha256(token.encode()).hexdigest(),
-            principal=f"{role.replace('_', '-')}",
+            principal=await self.account(project_id, role.replace("_", "-")),
             role=access_pb2.Role.Value(f"ROLE_{role.upper()}"),
         )
         message.expire_time.FromDatetime(datetime.now(UTC).replace(microsecond=0) + timedelta(days=days))

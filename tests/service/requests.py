@@ -3,13 +3,16 @@
 import json
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.api import httpbody_pb2
-from google.protobuf import json_format
+from google.protobuf import json_format, timestamp_pb2
 from google.protobuf.message import Message
 
+from animus.codec import sha256
 from animus.v1 import (
+    access_pb2,
     dataset_pb2,
     environment_pb2,
     lineage_pb2,
@@ -339,4 +342,71 @@ def overriding(
     """Creates a run past the gates."""
     return run_pb2.CreateRunOverridingGatesRequest(
         project_id=project_id, request_id=request_id or secrets.token_hex(8), run_spec=spec, reason=reason
+    )
+
+
+def new_token(
+    project_id: str, principal: str, role: str, *, token: str = "", seconds: float = 3_600, request_id: str = ""
+) -> access_pb2.CreateTokenRequest:
+    """Registers a token of a service account; one that nobody has if none is given."""
+    return access_pb2.CreateTokenRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        token=access_pb2.Token(
+            token_digest=sha256((token or secrets.token_hex(32)).encode()),
+            principal=principal,
+            role=access_pb2.Role.Value(f"ROLE_{role}"),
+            expire_time=_from_now(seconds),
+        ),
+    )
+
+
+def new_run_token(
+    project_id: str, run_id: str, *, token: str = "", seconds: float = 3_600, request_id: str = ""
+) -> access_pb2.CreateRunTokenRequest:
+    """Registers a token of a run; one that nobody has if none is given."""
+    return access_pb2.CreateRunTokenRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        run_id=run_id,
+        run_token=access_pb2.RunToken(
+            token_digest=sha256((token or secrets.token_hex(32)).encode()), expire_time=_from_now(seconds)
+        ),
+    )
+
+
+def _from_now(seconds: float) -> timestamp_pb2.Timestamp:
+    time = timestamp_pb2.Timestamp()
+    time.FromDatetime(datetime.now(UTC) + timedelta(seconds=seconds))
+    return time
+
+
+def revoke(project_id: str, token_digest: str, request_id: str = "") -> access_pb2.RevokeTokenRequest:
+    """Ends a token."""
+    return access_pb2.RevokeTokenRequest(
+        project_id=project_id, request_id=request_id or secrets.token_hex(8), token_digest=token_digest, reason="lost"
+    )
+
+
+def disable(project_id: str, service_account_id: str, request_id: str = "") -> access_pb2.DisableServiceAccountRequest:
+    """Ends a service account."""
+    return access_pb2.DisableServiceAccountRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        service_account_id=service_account_id,
+        reason="left",
+    )
+
+
+def bind(
+    project_id: str, member: str, *roles: str, etag: str = "", request_id: str = ""
+) -> access_pb2.SetRoleBindingRequest:
+    """Sets the roles of a member."""
+    return access_pb2.SetRoleBindingRequest(
+        project_id=project_id,
+        request_id=request_id or secrets.token_hex(8),
+        role_binding=access_pb2.RoleBinding(
+            member=member, roles=[access_pb2.Role.Value(f"ROLE_{role}") for role in roles]
+        ),
+        etag=etag,
     )

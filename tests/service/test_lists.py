@@ -14,6 +14,8 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from animus.codec import sha256
+from animus.domain.access import RoleBinding, ServiceAccount, Token
 from animus.domain.audit import AuditEntry
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
@@ -32,8 +34,10 @@ from service.requests import (
     ONE,
     TWO,
     artifact,
+    bind,
     create_run,
     dataset,
+    disable,
     environment,
     evaluate,
     event,
@@ -44,6 +48,7 @@ from service.requests import (
     profile,
     register_pipeline,
     report,
+    revoke,
     rule,
     set_gate,
     two_steps,
@@ -73,6 +78,9 @@ OF_VERSION = {"dataset_id": "data", "content_digest": ONE}
 OTHERS_RUN = "01941f29-7c00-7000-8000-000000000000"
 LISTS: dict[type, Listed] = {
     Project: Listed("ListProjects", {}, RECORD),
+    ServiceAccount: Listed("ListServiceAccounts", {}, RECORD),
+    Token: Listed("ListTokens", {}, {"create_time": RECORD["create_time"]}),
+    RoleBinding: Listed("ListRoleBindings", {}, RECORD),
     Dataset: Listed("ListDatasets", {}, RECORD),
     DatasetVersion: Listed("ListDatasetVersions", {"dataset_id": "data"}, RECORD),
     DatasetVerification: Listed("ListDatasetVerifications", OF_VERSION, RECORD),
@@ -163,6 +171,7 @@ async def _filled(server: Server) -> None:
         LISTS[kind].asked["run_id"] = run_id
     await _judged(server, spec, run_id)
     await _told(server)
+    await _granted(server)
 
 
 async def _judged(server: Server, spec: run_pb2.RunSpec, run_id: str) -> None:
@@ -188,6 +197,26 @@ async def _judged(server: Server, spec: run_pb2.RunSpec, run_id: str) -> None:
         assert found.value.reason == "GATE_NOT_PASSED"
     with pytest.raises(Failure):
         await call("ReplayRun", run_pb2.ReplayRunRequest(project_id="p", request_id="refused", run_id=run_id))
+
+
+async def _granted(server: Server) -> None:
+    """Service accounts, tokens of theirs that were used, revoked or neither, and members with roles, or with none."""
+    call = server.admin
+    callers = [
+        await server.caller("p", role, days=1 + days) for days, role in enumerate(("viewer", "admin", "runtime"))
+    ]
+    callers.append(await server.caller("p", "viewer", days=5))
+    digests = [sha256(caller.token.encode()) for caller in callers]
+    async with server.running.engine.begin() as connection:
+        note = text("SELECT animus.note_token_uses(ARRAY['p', 'p'], CAST(:digests AS text[]))")
+        await connection.execute(note, {"digests": digests[:2]})
+    for digest in digests[1:3]:
+        await call("RevokeToken", revoke("p", digest))
+    await call("DisableServiceAccount", disable("p", "runtime"))
+    for number, member in enumerate(("group:corp:b", "oidc:corp:a", "group:corp:b", "certificate:dns:e.test")):
+        await call("SetRoleBinding", bind("p", member, "VIEWER", *["ADMIN"] * (number > 1)))
+    await call("SetRoleBinding", bind("p", "oidc:corp:gone", "VIEWER"))
+    await call("SetRoleBinding", bind("p", "oidc:corp:gone"))
 
 
 async def _told(server: Server) -> None:

@@ -30,18 +30,23 @@ from service.conftest import Caller, Server, open_channel, settings_for
 from service.requests import (
     ONE,
     artifact,
+    bind,
     create_run,
     dataset,
+    disable,
     environment,
     evaluate,
     external_event,
     foreign,
+    new_run_token,
+    new_token,
     overriding,
     plan_run,
     prepare,
     profile,
     register_pipeline,
     report,
+    revoke,
     rule,
     set_gate,
     two_steps,
@@ -213,13 +218,19 @@ class Calls:
             project = project_pb2.Project(project_id=f"n{self._count}", display_name="", description="")
             return project_pb2.CreateProjectRequest(project_id=project.project_id, request_id=unique, project=project)
         if method == "CreateToken":
-            token = access_pb2.Token(
-                token_digest=f"sha256:{secrets.token_hex(32)}", principal="bot", role=access_pb2.ROLE_VIEWER
+            return new_token("p", await self._server.account("p", "bot"), "VIEWER")
+        if method == "CreateServiceAccount":
+            account = access_pb2.ServiceAccount(service_account_id=f"a{unique}", display_name="", description="")
+            return access_pb2.CreateServiceAccountRequest(project_id="p", request_id=unique, service_account=account)
+        if method == "DisableServiceAccount":
+            return disable("p", await self._server.account("p", f"a{unique}"))
+        if method == "RevokeToken":
+            made = await self._server.admin(
+                "CreateToken", new_token("p", await self._server.account("p", "bot"), "VIEWER")
             )
-            token.expire_time.GetCurrentTime()
-            token.expire_time.nanos = 0
-            token.expire_time.seconds += 3_600
-            return access_pb2.CreateTokenRequest(project_id="p", request_id=unique, token=token)
+            return revoke("p", made.token_digest)
+        if method == "SetRoleBinding":
+            return bind("p", f"oidc:corp:{unique}", "VIEWER")
         if method == "CreateDataset":
             return dataset("p", f"data-{unique}")
         if method == "RegisterDatasetVersion":
@@ -269,6 +280,8 @@ class Calls:
             return run_pb2.CompareRunsRequest(
                 project_id="p", request_id=unique, run_id=run_id, other_run_id=other.run_id
             )
+        if method == "CreateRunToken":
+            return new_run_token("p", run_id)
         if method == "PlanRun":
             return plan_run(run_id, unique)
         await self._server.admin("PlanRun", plan_run(run_id, secrets.token_hex(8)))
@@ -298,7 +311,12 @@ class Calls:
 
 MUTATING = (
     "CreateProject",
+    "CreateServiceAccount",
+    "DisableServiceAccount",
     "CreateToken",
+    "RevokeToken",
+    "SetRoleBinding",
+    "CreateRunToken",
     "CreateDataset",
     "RegisterDatasetVersion",
     "SetDatasetVersionUris",

@@ -113,12 +113,14 @@ class RunToken:
     token_digest: str  # SHA-256 of the whole token text
     run_id: str
     principal: str
+    principal_project_id: str  # of that service account: the run's project or the system project
     expire_time: str
 
     def __post_init__(self) -> None:
         check_digest(self.token_digest, "tokenDigest")
         check_pattern(RANDOM_ID, self.run_id, "runId", "is no run id: 32 lower-case hexadecimal digits")
         check_resource_id(self.principal, "principal")
+        check_resource_id(self.principal_project_id, "principalProjectId")
         check_time(self.expire_time, "expireTime")
 
 
@@ -188,6 +190,7 @@ class Principal:
     credential: CredentialKind
     run_id: str  # the one run that a run token is for; empty for every other credential
     expire_time: str  # of the credential; empty where the control plane does not know it
+    members: tuple[str, ...]  # the names by which role bindings reach it; none for tokens
 
     @property
     def of_instance(self) -> frozenset[Role]:
@@ -211,7 +214,7 @@ class Principal:
 
 def principal_of(name: str, role: Role, project_id: str) -> Principal:
     """A principal with one role in one project."""
-    return Principal(name, {project_id: frozenset({role})}, CredentialKind.NONE, "", "")
+    return Principal(name, {project_id: frozenset({role})}, CredentialKind.NONE, "", "", ())
 
 
 def check_token_scope(project_id: str, token: Token) -> None:
@@ -228,6 +231,7 @@ def check_role_scope(project_id: str, role: Role, field: str) -> None:
 class Scope(StrEnum):
     """Where a caller needs one of a method's roles."""
 
+    ANYONE = "anyone"  # nowhere: any good credential will do
     ANYWHERE = "anywhere"  # in any project: the method answers of what the caller sees
     PROJECT = "project"  # in the project that the request names
     INSTANCE = "instance"  # in the system project
@@ -265,7 +269,18 @@ METHODS: dict[str, Rule] = {
     "animus.v1.ProjectService/CreateProject": Rule(frozenset({Role.INSTANCE_ADMIN}), Scope.INSTANCE, run_token=False),
     "animus.v1.ProjectService/GetProject": _of_project(_READ),
     "animus.v1.ProjectService/ListProjects": Rule(_READ, Scope.ANYWHERE, run_token=False),
+    "animus.v1.AccessService/WhoAmI": Rule(_READ, Scope.ANYONE, run_token=True),
+    "animus.v1.AccessService/CreateServiceAccount": _of_project(_ADMINISTER),
+    "animus.v1.AccessService/GetServiceAccount": _of_project(_AUDIT),
+    "animus.v1.AccessService/ListServiceAccounts": _of_project(_AUDIT),
+    "animus.v1.AccessService/DisableServiceAccount": _of_project(_ADMINISTER),
     "animus.v1.AccessService/CreateToken": _of_project(_ADMINISTER),
+    # Whoever starts steps gives each run a token that is good for that run alone.
+    "animus.v1.AccessService/CreateRunToken": _of_project(_OPERATE | _REPORT),
+    "animus.v1.AccessService/ListTokens": _of_project(_AUDIT),
+    "animus.v1.AccessService/RevokeToken": _of_project(_ADMINISTER),
+    "animus.v1.AccessService/SetRoleBinding": _of_project(_ADMINISTER),
+    "animus.v1.AccessService/ListRoleBindings": _of_project(_AUDIT),
     "animus.v1.DatasetService/CreateDataset": _of_project(_OPERATE),
     "animus.v1.DatasetService/GetDataset": _of_run(_READ),
     "animus.v1.DatasetService/ListDatasets": _of_project(_BROWSE),

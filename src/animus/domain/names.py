@@ -156,9 +156,29 @@ def project_name(project_id: str) -> str:
     return f"projects/{project_id}"
 
 
+def service_account_name(project_id: str, service_account_id: str) -> str:
+    """Full name of a service account."""
+    return f"projects/{project_id}/serviceAccounts/{service_account_id}"
+
+
 def token_name(project_id: str, token_digest: str) -> str:
     """Full name of an API token's registration."""
     return f"projects/{project_id}/tokens/{token_digest}"
+
+
+def run_token_name(project_id: str, run_id: str, token_digest: str) -> str:
+    """Full name of the registration of a token of one run."""
+    return f"{run_name(project_id, run_id)}/tokens/{token_digest}"
+
+
+def token_revocation_name(token: str) -> str:
+    """Full name of the end of a token, by the token's own."""
+    return f"{token}/revocation"
+
+
+def role_binding_name(project_id: str, member: str) -> str:
+    """Full name of a role binding; the member is percent-encoded."""
+    return f"projects/{project_id}/roleBindings/{percent_encoded(member)}"
 
 
 def dataset_name(project_id: str, dataset_id: str) -> str:

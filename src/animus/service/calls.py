@@ -63,7 +63,7 @@ def call_of(caller: Caller, request: Any) -> Call:
     )
 
 
-def decode_field(request: Message, name: str, path: str, kind: type[Value], **given: str) -> Value:
+def decode_field(request: Message, name: str, path: str, kind: type[Value], **given: str | int) -> Value:
     """The value of a message field of a request. Raises Invalid when it is absent.
 
     `given` are fields that the server sets: a caller leaves them out.
@@ -380,6 +380,8 @@ class Calls:
 def _roles(principal: Principal, rule: Rule, project_id: str) -> frozenset[Role]:
     """The roles that count for a method."""
     match rule.scope:
+        case Scope.ANYONE:
+            return rule.roles
         case Scope.ANYWHERE:
             return principal.all_roles
         case Scope.PROJECT:

@@ -47,12 +47,14 @@ class Identity:
             run_token = document.load(found.document, RunToken)
             grants = {found.project_id: frozenset({Role.RUNTIME})}
             principal = Principal(
-                run_token.principal, grants, CredentialKind.RUN_TOKEN, run_token.run_id, run_token.expire_time
+                run_token.principal, grants, CredentialKind.RUN_TOKEN, run_token.run_id, run_token.expire_time, ()
             )
         else:
             registration = document.load(found.document, Token)
             grants = {found.project_id: frozenset({registration.role})}
-            principal = Principal(registration.principal, grants, CredentialKind.TOKEN, "", registration.expire_time)
+            principal = Principal(
+                registration.principal, grants, CredentialKind.TOKEN, "", registration.expire_time, ()
+            )
         if len(self._known) >= REMEMBER_AT_MOST:
             self._known.clear()
         self._known[digest] = (now + REMEMBER_SECONDS, principal)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from animus.domain.access import Role, RoleBinding, ServiceAccount, Token
 from animus.domain.audit import AuditEntry, AuditOutcome
 from animus.domain.dataset import Dataset, DatasetVerification, DatasetVersion
 from animus.domain.environment import EnvironmentLock
@@ -59,6 +60,21 @@ _PIPELINE = (
     " AND p.digest = s.pipeline_spec_digest WHERE s.project_id = r.project_id AND s.digest = r.run_spec_digest)"
 )
 
+_DISABLED = (
+    "EXISTS (SELECT FROM animus.service_account_end x"
+    " WHERE x.project_id = r.project_id AND x.service_account_id = r.service_account_id)"
+)
+_REVOKED = (
+    "EXISTS (SELECT FROM animus.token_revocation x"
+    " WHERE x.project_id = r.project_id AND x.token_digest = r.token_digest)"
+)
+# In the one spelling of times; that of a token that was never used is the zero of a Timestamp.
+_LAST_USE = (
+    "coalesce((SELECT to_char(u.use_time AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') COLLATE \"C\""
+    " FROM animus.token_use u WHERE u.project_id = r.project_id AND u.token_digest = r.token_digest),"
+    " '1970-01-01T00:00:00.000000Z')"
+)
+
 # A new list is a row here, one of the table in docs/lists.md, and `filter` and `order_by` in its request.
 COLUMNS: dict[type, tuple[Column, ...]] = {
     Project: (
@@ -68,6 +84,23 @@ COLUMNS: dict[type, tuple[Column, ...]] = {
         _LABELS,
         *_RECORD,
     ),
+    ServiceAccount: (
+        _column("service_account_id"),
+        _document("display_name", "displayName"),
+        _document("description", "description"),
+        _column("disabled", "bool", _DISABLED),
+        *_RECORD,
+    ),
+    Token: (
+        _column("token_digest"),
+        _column("principal"),
+        _enum("role", "ROLE", Role, "r.role"),
+        _column("expire_time", "time"),
+        _column("last_use_time", "time", _LAST_USE),
+        _column("revoked", "bool", _REVOKED),
+        _column("create_time", "time", "e.time"),
+    ),
+    RoleBinding: (_column("member"), _column("version", "integer"), *_RECORD),
     Dataset: (_column("dataset_id"), _document("description", "description"), _LABELS, *_RECORD),
     DatasetVersion: (
         _column("content_digest"),

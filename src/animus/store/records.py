@@ -5,6 +5,7 @@ A `Stored` value carries what the audit entry of its writing says of it: who and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from animus.domain import document
 from animus.domain.access import (
     BreakGlass,
+    Role,
     RoleBinding,
     RunToken,
     ServiceAccount,
@@ -186,7 +188,7 @@ class Records:
         """
         values: dict[str, Any] = {**where, "limit": limit}
         values |= {f"after_{index}": value for index, value in enumerate(after)}
-        statement = _page(TABLES[kind], order, tuple(where), bool(after))
+        statement = _page(TABLES[kind], LISTED.get(kind, ""), order, tuple(where), bool(after))
         return [stored(row, kind) for row in await self._rows(statement, values)]
 
     async def select(
@@ -201,6 +203,8 @@ class Records:
         """At most `limit` records that a filter lets through, in a total order, after a place; each with its own."""
         values: dict[str, Any] = {**where, "limit": limit}
         conditions = ["r.project_id = :project_id", *(f"r.{column} = :{column}" for column in where)]
+        if kind in LISTED:
+            conditions.append(LISTED[kind])
         source = _FROM.format(table=TABLES[kind])
         statement = selection(kind, f"{_VALUES}{{places}}{source}", conditions, tree, order, after, values)
         return [(stored(row, kind), place_of(row, order)) for row in await self._rows(statement, values)]
@@ -286,6 +290,28 @@ class Records:
         """Those of the digests that a record of a kind has; one statement."""
         rows = await self._rows(_known(TABLES[kind]), {"digests": list(digests)})
         return frozenset(row.digest for row in rows)
+
+    async def role_binding(self, member: str) -> Stored[RoleBinding] | None:
+        """The binding that governs for a member, or None."""
+        rows = await self._rows(_ROLE_BINDING, {"member": member})
+        return stored(rows[0], RoleBinding) if rows else None
+
+    async def token_uses(self, token_digests: Sequence[str]) -> dict[str, datetime]:
+        """When those of the tokens that were used were last used, to the minute; one statement."""
+        rows = await self._rows(_TOKEN_USES, {"digests": list(token_digests)})
+        return {row.token_digest: row.use_time for row in rows}
+
+    async def lock_admins(self) -> None:
+        """Waits until no other transaction may leave the instance without administrator, as `lock_run` for a run."""
+        await self._rows(_LOCK_ADMINS, {})
+
+    async def has_admin(self, time: str, *, token_digest: str, service_account_id: str, member: str) -> bool:
+        """Whether anyone administers the instance at a time; in the system project only.
+
+        A token, all of a service account and a member's binding are left out, each if given.
+        """
+        values = {"time": time, "token": token_digest, "account": service_account_id, "member": member}
+        return bool((await self._rows(_HAS_ADMIN, values))[0].found)
 
     async def rule_and_profile(self, rule_digest: str, profile_digest: str) -> tuple[QualityRule | None, bytes | None]:
         """A rule, and the stored bytes of a profile, which may be large; one statement."""
@@ -426,6 +452,12 @@ def stored(row: Any, kind: type[Value]) -> Stored[Value]:
 
 _VALUES = "SELECT r.document, r.digest, r.entry_id, e.principal, e.time"
 _FROM = " FROM animus.{table} r JOIN animus.audit_entry e ON e.project_id = r.project_id AND e.entry_id = r.entry_id"
+_GOVERNS = (
+    "NOT EXISTS (SELECT FROM animus.role_binding n"
+    " WHERE n.project_id = r.project_id AND n.member = r.member AND n.version > r.version)"
+)
+# What a list shows, where not all records of a kind.
+LISTED: dict[type, str] = {RoleBinding: f"{_GOVERNS} AND animus.field(r.document, 'roles') <> '[]'"}
 PROJECTS = f"{_VALUES}{{places}}{_FROM.format(table='project')}"  # of the instance
 _SELECT = f"{_VALUES}{_FROM} WHERE r.project_id = :project_id"
 
@@ -466,10 +498,12 @@ def _select(table: str, key: tuple[str, ...]) -> TextClause:
 
 
 @cache
-def _page(table: str, order: tuple[str, ...], where: tuple[str, ...], after: bool) -> TextClause:
+def _page(table: str, listed: str, order: tuple[str, ...], where: tuple[str, ...], after: bool) -> TextClause:
     backwards = order[0].startswith("-")
     columns = [column.lstrip("-") for column in order]
     sql = _SELECT.format(table=table) + "".join(f" AND r.{column} = :{column}" for column in where)
+    if listed:
+        sql += f" AND {listed}"
     if after:
         place = ", ".join(f":after_{index}" for index in range(len(columns)))
         sql += f" AND ({', '.join(f'r.{c}' for c in columns)}) {'<' if backwards else '>'} ({place})"
@@ -595,6 +629,30 @@ def _keys(versions: Sequence[DatasetVersionId]) -> dict[str, list[str]]:
 _EQUAL_RUNS = text(
     "SELECT run_id FROM animus.run WHERE project_id = :project_id AND run_spec_digest = :digest"
     " ORDER BY create_time DESC, run_id DESC LIMIT 10"
+)
+
+_ROLE_BINDING = text(_SELECT.format(table="role_binding") + " AND r.member = :member ORDER BY r.version DESC LIMIT 1")
+_TOKEN_USES = text(
+    "SELECT token_digest, use_time FROM animus.token_use"
+    " WHERE project_id = :project_id AND token_digest = ANY(CAST(:digests AS text[]))"
+)
+_LOCK_ADMINS = text("SELECT pg_advisory_xact_lock(hashtextextended('admins of the instance', 0))")
+_HAS_ADMIN = text(
+    f"""
+    SELECT EXISTS (
+      SELECT FROM animus.token t
+      WHERE t.project_id = :project_id AND t.role = '{Role.INSTANCE_ADMIN}' AND t.expire_time > :time
+        AND t.token_digest <> :token AND t.principal <> :account
+        AND NOT EXISTS (SELECT FROM animus.token_revocation x
+          WHERE x.project_id = t.project_id AND x.token_digest = t.token_digest)
+        AND NOT EXISTS (SELECT FROM animus.service_account_end x
+          WHERE x.project_id = t.project_id AND x.service_account_id = t.principal)
+    ) OR EXISTS (
+      SELECT FROM animus.role_binding r
+      WHERE r.project_id = :project_id AND r.member <> :member AND {_GOVERNS}
+        AND convert_from(r.document, 'UTF8')::jsonb -> 'roles' ? '{Role.INSTANCE_ADMIN}'
+    ) AS found
+    """
 )
 
 _LOCK_RUN = text("SELECT pg_advisory_xact_lock(hashtextextended(:project_id || '/' || :run_id, 0))")

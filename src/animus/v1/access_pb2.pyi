@@ -4,9 +4,11 @@ isort:skip_file
 Access: who may call what."""
 
 from animus.v1 import types_pb2 as _types_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -28,7 +30,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Never a choice."""
     ROLE_ADMIN: _Role.ValueType  # 1
-    """Everything in one project, tokens included."""
+    """Everything in one project, tokens and role bindings included."""
     ROLE_OPERATOR: _Role.ValueType  # 2
     """Registers datasets, environments and pipelines, creates and cancels runs of one project."""
     ROLE_RUNTIME: _Role.ValueType  # 3
@@ -48,7 +50,7 @@ class Role(_Role, metaclass=_RoleEnumTypeWrapper):
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Never a choice."""
 ROLE_ADMIN: Role.ValueType  # 1
-"""Everything in one project, tokens included."""
+"""Everything in one project, tokens and role bindings included."""
 ROLE_OPERATOR: Role.ValueType  # 2
 """Registers datasets, environments and pipelines, creates and cancels runs of one project."""
 ROLE_RUNTIME: Role.ValueType  # 3
@@ -63,6 +65,354 @@ ROLE_INSTANCE_AUDITOR: Role.ValueType  # 7
 """Reads every project, the audit logs included."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _CredentialKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CredentialKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CredentialKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CREDENTIAL_KIND_UNSPECIFIED: _CredentialKind.ValueType  # 0
+    """Never a choice."""
+    CREDENTIAL_KIND_TOKEN: _CredentialKind.ValueType  # 1
+    """An API token of a service account."""
+    CREDENTIAL_KIND_RUN_TOKEN: _CredentialKind.ValueType  # 2
+    """A token of one run."""
+    CREDENTIAL_KIND_JWT: _CredentialKind.ValueType  # 3
+    """A JSON Web Token of an OpenID Connect issuer."""
+    CREDENTIAL_KIND_CERTIFICATE: _CredentialKind.ValueType  # 4
+    """A TLS client certificate."""
+
+class CredentialKind(_CredentialKind, metaclass=_CredentialKindEnumTypeWrapper):
+    """What a caller proved itself with."""
+
+CREDENTIAL_KIND_UNSPECIFIED: CredentialKind.ValueType  # 0
+"""Never a choice."""
+CREDENTIAL_KIND_TOKEN: CredentialKind.ValueType  # 1
+"""An API token of a service account."""
+CREDENTIAL_KIND_RUN_TOKEN: CredentialKind.ValueType  # 2
+"""A token of one run."""
+CREDENTIAL_KIND_JWT: CredentialKind.ValueType  # 3
+"""A JSON Web Token of an OpenID Connect issuer."""
+CREDENTIAL_KIND_CERTIFICATE: CredentialKind.ValueType  # 4
+"""A TLS client certificate."""
+Global___CredentialKind: _TypeAlias = CredentialKind  # noqa: Y015
+
+@_typing.final
+class WhoAmIRequest(_message.Message):
+    """Request of WhoAmI."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoAmIRequest: _TypeAlias = WhoAmIRequest  # noqa: Y015
+
+@_typing.final
+class WhoAmIResponse(_message.Message):
+    """Who the caller is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Its name, as audit entries have it."""
+    credential: Global___CredentialKind.ValueType
+    """What it proved itself with."""
+    run_id: _builtins.str
+    """The run that a token of one run is for; empty for every other credential."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names by which role bindings reach it: none for tokens, whose role is their own."""
+
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProjectRoles]:
+        """Its roles, ordered by project; those of the project `system` hold in every project."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the credential expires; absent where the control plane does not know it."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        credential: Global___CredentialKind.ValueType = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
+        grants: _abc.Iterable[Global___ProjectRoles] | None = ...,
+        run_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "expire_time", b"expire_time", "grants", b"grants", "members", b"members", "principal", b"principal", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
+
+@_typing.final
+class ProjectRoles(_message.Message):
+    """Roles in a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
+        """The roles, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectRoles: _TypeAlias = ProjectRoles  # noqa: Y015
+
+@_typing.final
+class ServiceAccount(_message.Message):
+    """A service account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    service_account_id: _builtins.str
+    """1 to 63 characters of `[a-z0-9-]`, the first a letter, the last no hyphen; unique in the project."""
+    display_name: _builtins.str
+    """At most 200 characters."""
+    description: _builtins.str
+    """At most 2,000 characters."""
+    disabled: _builtins.bool
+    """Whether it was disabled."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        service_account_id: _builtins.str | None = ...,
+        display_name: _builtins.str | None = ...,
+        description: _builtins.str | None = ...,
+        disabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_display_name", b"_display_name", "_service_account_id", b"_service_account_id", "description", b"description", "display_name", b"display_name", "record", b"record", "service_account_id", b"service_account_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_display_name", b"_display_name", "_service_account_id", b"_service_account_id", "description", b"description", "disabled", b"disabled", "display_name", b"display_name", "record", b"record", "service_account_id", b"service_account_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
+    _WhichOneofArgType__display_name: _TypeAlias = _typing.Literal["_display_name", b"_display_name"]  # noqa: Y015
+    _WhichOneofReturnType__service_account_id: _TypeAlias = _typing.Literal["service_account_id"]  # noqa: Y015
+    _WhichOneofArgType__service_account_id: _TypeAlias = _typing.Literal["_service_account_id", b"_service_account_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__display_name) -> _WhichOneofReturnType__display_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__service_account_id) -> _WhichOneofReturnType__service_account_id | None: ...
+
+Global___ServiceAccount: _TypeAlias = ServiceAccount  # noqa: Y015
+
+@_typing.final
+class CreateServiceAccountRequest(_message.Message):
+    """Request of CreateServiceAccount."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    @_builtins.property
+    def service_account(self) -> Global___ServiceAccount:
+        """The service account."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        service_account: Global___ServiceAccount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_account", b"service_account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "request_id", b"request_id", "service_account", b"service_account", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateServiceAccountRequest: _TypeAlias = CreateServiceAccountRequest  # noqa: Y015
+
+@_typing.final
+class GetServiceAccountRequest(_message.Message):
+    """Request of GetServiceAccount."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    service_account_id: _builtins.str
+    """The service account."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "service_account_id", b"service_account_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetServiceAccountRequest: _TypeAlias = GetServiceAccountRequest  # noqa: Y015
+
+@_typing.final
+class ListServiceAccountsRequest(_message.Message):
+    """Request of ListServiceAccounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    page_size: _builtins.int
+    """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first page."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `service_account_id : "ci"`; empty for all. At most 2,000 characters.
+    docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServiceAccountsRequest: _TypeAlias = ListServiceAccountsRequest  # noqa: Y015
+
+@_typing.final
+class ListServiceAccountsResponse(_message.Message):
+    """Response of ListServiceAccounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last page."""
+    @_builtins.property
+    def service_accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceAccount]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        service_accounts: _abc.Iterable[Global___ServiceAccount] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "service_accounts", b"service_accounts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServiceAccountsResponse: _TypeAlias = ListServiceAccountsResponse  # noqa: Y015
+
+@_typing.final
+class DisableServiceAccountRequest(_message.Message):
+    """Request of DisableServiceAccount."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    service_account_id: _builtins.str
+    """The service account."""
+    reason: _builtins.str
+    """Why, for the record: 1 to 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        service_account_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "reason", b"reason", "request_id", b"request_id", "service_account_id", b"service_account_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableServiceAccountRequest: _TypeAlias = DisableServiceAccountRequest  # noqa: Y015
+
 @_typing.final
 class Token(_message.Message):
     """The registration of an API token. The token itself is never stored."""
@@ -74,12 +424,16 @@ class Token(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     token_digest: _builtins.str
     """SHA-256 of the whole token text, `sha256:` and 64 lower-case hexadecimal digits."""
     principal: _builtins.str
-    """Name of the principal that calls with this token: 1 to 63 characters of `[a-z0-9-]`, the first a letter."""
+    """The service account that calls with this token: 1 to 63 characters of `[a-z0-9-]`, the first a letter."""
     role: Global___Role.ValueType
     """What the principal may do. The instance roles belong to the project `system`."""
+    revoked: _builtins.bool
+    """Whether it was revoked; true in lists only."""
     @_builtins.property
     def record(self) -> _types_pb2.Record:
         """What the control plane recorded."""
@@ -87,6 +441,10 @@ class Token(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """The token is refused from this time on, by the database's clock."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used, to the minute or so; absent where it was not, and except in lists."""
 
     def __init__(
         self,
@@ -96,10 +454,12 @@ class Token(_message.Message):
         principal: _builtins.str | None = ...,
         role: Global___Role.ValueType = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        revoked: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "record", b"record", "token_digest", b"token_digest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "principal", b"principal", "record", b"record", "token_digest", b"token_digest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "record", b"record", "role", b"role", "token_digest", b"token_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "principal", b"principal", "record", b"record", "revoked", b"revoked", "role", b"role", "token_digest", b"token_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__principal: _TypeAlias = _typing.Literal["principal"]  # noqa: Y015
     _WhichOneofArgType__principal: _TypeAlias = _typing.Literal["_principal", b"_principal"]  # noqa: Y015
@@ -149,3 +509,414 @@ class CreateTokenRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTokenRequest: _TypeAlias = CreateTokenRequest  # noqa: Y015
+
+@_typing.final
+class RunToken(_message.Message):
+    """The registration of a token of one run. The token itself is never stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    token_digest: _builtins.str
+    """SHA-256 of the whole token text, `sha256:` and 64 lower-case hexadecimal digits."""
+    run_id: _builtins.str
+    """The run, 32 lower-case hexadecimal digits; the server sets it from the request."""
+    principal: _builtins.str
+    """Under whose name it acts; the server sets it to the caller's."""
+    principal_project_id: _builtins.str
+    """The project of that service account, the run's or `system`; the server sets it."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The token is refused from this time on, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        token_digest: _builtins.str | None = ...,
+        run_id: _builtins.str | None = ...,
+        principal: _builtins.str | None = ...,
+        principal_project_id: _builtins.str | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_principal_project_id", b"_principal_project_id", "_run_id", b"_run_id", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "principal_project_id", b"principal_project_id", "record", b"record", "run_id", b"run_id", "token_digest", b"token_digest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_principal", b"_principal", "_principal_project_id", b"_principal_project_id", "_run_id", b"_run_id", "_token_digest", b"_token_digest", "expire_time", b"expire_time", "principal", b"principal", "principal_project_id", b"principal_project_id", "record", b"record", "run_id", b"run_id", "token_digest", b"token_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__principal: _TypeAlias = _typing.Literal["principal"]  # noqa: Y015
+    _WhichOneofArgType__principal: _TypeAlias = _typing.Literal["_principal", b"_principal"]  # noqa: Y015
+    _WhichOneofReturnType__principal_project_id: _TypeAlias = _typing.Literal["principal_project_id"]  # noqa: Y015
+    _WhichOneofArgType__principal_project_id: _TypeAlias = _typing.Literal["_principal_project_id", b"_principal_project_id"]  # noqa: Y015
+    _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
+    _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
+    _WhichOneofReturnType__token_digest: _TypeAlias = _typing.Literal["token_digest"]  # noqa: Y015
+    _WhichOneofArgType__token_digest: _TypeAlias = _typing.Literal["_token_digest", b"_token_digest"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__principal) -> _WhichOneofReturnType__principal | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__principal_project_id) -> _WhichOneofReturnType__principal_project_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_id) -> _WhichOneofReturnType__run_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_digest) -> _WhichOneofReturnType__token_digest | None: ...
+
+Global___RunToken: _TypeAlias = RunToken  # noqa: Y015
+
+@_typing.final
+class CreateRunTokenRequest(_message.Message):
+    """Request of CreateRunToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    RUN_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    run_id: _builtins.str
+    """The run."""
+    @_builtins.property
+    def run_token(self) -> Global___RunToken:
+        """The registration; `run_id`, `principal` and `principal_project_id` are left out."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        run_id: _builtins.str = ...,
+        run_token: Global___RunToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_token", b"run_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "request_id", b"request_id", "run_id", b"run_id", "run_token", b"run_token", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRunTokenRequest: _TypeAlias = CreateRunTokenRequest  # noqa: Y015
+
+@_typing.final
+class ListTokensRequest(_message.Message):
+    """Request of ListTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    page_size: _builtins.int
+    """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first page."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `principal = "ci" AND expire_time < 2027-01-01T00:00:00Z`; empty for all.
+    At most 2,000 characters. docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTokensRequest: _TypeAlias = ListTokensRequest  # noqa: Y015
+
+@_typing.final
+class ListTokensResponse(_message.Message):
+    """Response of ListTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last page."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___Token] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTokensResponse: _TypeAlias = ListTokensResponse  # noqa: Y015
+
+@_typing.final
+class TokenRevocation(_message.Message):
+    """The end of a token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    token_digest: _builtins.str
+    """SHA-256 of the whole token text, `sha256:` and 64 lower-case hexadecimal digits."""
+    reason: _builtins.str
+    """Why, for the record: 1 to 2,000 characters."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        token_digest: _builtins.str | None = ...,
+        reason: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_token_digest", b"_token_digest", "reason", b"reason", "record", b"record", "token_digest", b"token_digest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_token_digest", b"_token_digest", "reason", b"reason", "record", b"record", "token_digest", b"token_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__token_digest: _TypeAlias = _typing.Literal["token_digest"]  # noqa: Y015
+    _WhichOneofArgType__token_digest: _TypeAlias = _typing.Literal["_token_digest", b"_token_digest"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_digest) -> _WhichOneofReturnType__token_digest | None: ...
+
+Global___TokenRevocation: _TypeAlias = TokenRevocation  # noqa: Y015
+
+@_typing.final
+class RevokeTokenRequest(_message.Message):
+    """Request of RevokeToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    token_digest: _builtins.str
+    """The token's digest."""
+    reason: _builtins.str
+    """Why, for the record: 1 to 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        token_digest: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "reason", b"reason", "request_id", b"request_id", "token_digest", b"token_digest", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenRequest: _TypeAlias = RevokeTokenRequest  # noqa: Y015
+
+@_typing.final
+class RoleBinding(_message.Message):
+    """The roles of a member in a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    """`oidc:<issuer id>:<subject>`, `group:<issuer id>:<group>`, or `certificate:<kind>:<name>` with the kind `uri`, `dns`
+    or `email` of a subject alternative name. Subject, group and name are 1 to 400 characters of printable ASCII.
+    """
+    version: _builtins.int
+    """Of a member, the highest version governs; the server sets it."""
+    etag: _builtins.str
+    """Changes with each version; give it to SetRoleBinding to change what was read and nothing else."""
+    @_builtins.property
+    def record(self) -> _types_pb2.Record:
+        """What the control plane recorded."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
+        """What it may do, in any order; none for nothing. Instance roles belong to the project `system`."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.Record | None = ...,
+        member: _builtins.str | None = ...,
+        roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
+        version: _builtins.int | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_member", b"_member", "_version", b"_version", "member", b"member", "record", b"record", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_member", b"_member", "_version", b"_version", "etag", b"etag", "member", b"member", "record", b"record", "roles", b"roles", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__member: _TypeAlias = _typing.Literal["member"]  # noqa: Y015
+    _WhichOneofArgType__member: _TypeAlias = _typing.Literal["_member", b"_member"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__member) -> _WhichOneofReturnType__member | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___RoleBinding: _TypeAlias = RoleBinding  # noqa: Y015
+
+@_typing.final
+class SetRoleBindingRequest(_message.Message):
+    """Request of SetRoleBinding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 128 printable ASCII characters without space: a repeated call with the same id and
+    body answers as the first did, for ever.
+    """
+    validate_only: _builtins.bool
+    """Runs every check and writes nothing."""
+    etag: _builtins.str
+    """The etag of the binding that was read (AIP-154); empty to set it whatever it is now."""
+    @_builtins.property
+    def role_binding(self) -> Global___RoleBinding:
+        """The binding as it is to be; `version` and `etag` are left out."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        role_binding: Global___RoleBinding | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role_binding", b"role_binding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "project_id", b"project_id", "request_id", b"request_id", "role_binding", b"role_binding", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRoleBindingRequest: _TypeAlias = SetRoleBindingRequest  # noqa: Y015
+
+@_typing.final
+class ListRoleBindingsRequest(_message.Message):
+    """Request of ListRoleBindings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    page_size: _builtins.int
+    """The most items to return: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first page."""
+    filter: _builtins.str
+    """Only items that meet the condition, such as `member = "group:corp:ml-admins"`; empty for all. At most 2,000 characters.
+    docs/lists.md has the grammar and the fields; errors are FILTER_INVALID.
+    """
+    order_by: _builtins.str
+    """Fields to order by, each optionally followed by ` desc`, separated by commas; empty for the order above."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRoleBindingsRequest: _TypeAlias = ListRoleBindingsRequest  # noqa: Y015
+
+@_typing.final
+class ListRoleBindingsResponse(_message.Message):
+    """Response of ListRoleBindings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_BINDINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last page."""
+    @_builtins.property
+    def role_bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleBinding]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        role_bindings: _abc.Iterable[Global___RoleBinding] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "role_bindings", b"role_bindings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRoleBindingsResponse: _TypeAlias = ListRoleBindingsResponse  # noqa: Y015

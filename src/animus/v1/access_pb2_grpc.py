@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class AccessServiceStub(object):
-    """Registers API tokens.
+    """Says who may call what: service accounts and their tokens, and the roles of those who come with another credential.
 
     A token is `animus_`, the id of its project, `_` and 43 characters of unpadded base64url that hold 256 random bits.
     The caller makes it; the control plane is told only its SHA-256, so that no request, log or audit entry ever holds
-    a secret.
+    a secret. What is revoked here is refused by every server within one second.
     """
 
     def __init__(self, channel):
@@ -39,26 +39,169 @@ class AccessServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.WhoAmI = channel.unary_unary(
+                '/animus.v1.AccessService/WhoAmI',
+                request_serializer=animus_dot_v1_dot_access__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
+        self.CreateServiceAccount = channel.unary_unary(
+                '/animus.v1.AccessService/CreateServiceAccount',
+                request_serializer=animus_dot_v1_dot_access__pb2.CreateServiceAccountRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.ServiceAccount.FromString,
+                _registered_method=True)
+        self.GetServiceAccount = channel.unary_unary(
+                '/animus.v1.AccessService/GetServiceAccount',
+                request_serializer=animus_dot_v1_dot_access__pb2.GetServiceAccountRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.ServiceAccount.FromString,
+                _registered_method=True)
+        self.ListServiceAccounts = channel.unary_unary(
+                '/animus.v1.AccessService/ListServiceAccounts',
+                request_serializer=animus_dot_v1_dot_access__pb2.ListServiceAccountsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.ListServiceAccountsResponse.FromString,
+                _registered_method=True)
+        self.DisableServiceAccount = channel.unary_unary(
+                '/animus.v1.AccessService/DisableServiceAccount',
+                request_serializer=animus_dot_v1_dot_access__pb2.DisableServiceAccountRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.ServiceAccount.FromString,
+                _registered_method=True)
         self.CreateToken = channel.unary_unary(
                 '/animus.v1.AccessService/CreateToken',
                 request_serializer=animus_dot_v1_dot_access__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=animus_dot_v1_dot_access__pb2.Token.FromString,
                 _registered_method=True)
+        self.CreateRunToken = channel.unary_unary(
+                '/animus.v1.AccessService/CreateRunToken',
+                request_serializer=animus_dot_v1_dot_access__pb2.CreateRunTokenRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.RunToken.FromString,
+                _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/animus.v1.AccessService/ListTokens',
+                request_serializer=animus_dot_v1_dot_access__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/animus.v1.AccessService/RevokeToken',
+                request_serializer=animus_dot_v1_dot_access__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.TokenRevocation.FromString,
+                _registered_method=True)
+        self.SetRoleBinding = channel.unary_unary(
+                '/animus.v1.AccessService/SetRoleBinding',
+                request_serializer=animus_dot_v1_dot_access__pb2.SetRoleBindingRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.RoleBinding.FromString,
+                _registered_method=True)
+        self.ListRoleBindings = channel.unary_unary(
+                '/animus.v1.AccessService/ListRoleBindings',
+                request_serializer=animus_dot_v1_dot_access__pb2.ListRoleBindingsRequest.SerializeToString,
+                response_deserializer=animus_dot_v1_dot_access__pb2.ListRoleBindingsResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer(object):
-    """Registers API tokens.
+    """Says who may call what: service accounts and their tokens, and the roles of those who come with another credential.
 
     A token is `animus_`, the id of its project, `_` and 43 characters of unpadded base64url that hold 256 random bits.
     The caller makes it; the control plane is told only its SHA-256, so that no request, log or audit entry ever holds
-    a secret.
+    a secret. What is revoked here is refused by every server within one second.
     """
 
-    def CreateToken(self, request, context):
-        """Registers the hash of a token with a principal's name and a role in the project.
+    def WhoAmI(self, request, context):
+        """Says who the caller is to the control plane, and which roles it has where.
 
-        Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry
-        that is past or more than 400 days away, or for an instance role outside the project `system`.
+        Any credential that is good may ask, one without any role too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateServiceAccount(self, request, context):
+        """Creates a service account: what is no person, and is issued tokens.
+
+        Needs the role `admin` of the project, or `instance-admin`. Errors: `SERVICE_ACCOUNT_EXISTS`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServiceAccount(self, request, context):
+        """Returns a service account by its id.
+
+        Errors: `SERVICE_ACCOUNT_UNKNOWN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServiceAccounts(self, request, context):
+        """Lists the service accounts of a project, ordered by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableServiceAccount(self, request, context):
+        """Ends a service account for good: none of its tokens is taken any more, and none is made for it.
+
+        One that is disabled is answered as it is. Errors: `SERVICE_ACCOUNT_UNKNOWN`; `LAST_ADMIN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateToken(self, request, context):
+        """Registers the hash of a token of a service account, with a role in the project.
+
+        Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `SERVICE_ACCOUNT_UNKNOWN`;
+        `SERVICE_ACCOUNT_DISABLED`; `FIELD_INVALID` for an expiry that is past or more than 400 days away, or for an
+        instance role outside the project `system`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRunToken(self, request, context):
+        """Registers the hash of a token of one run, for what runs its steps: the role `runtime`, in that run alone.
+
+        It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
+        refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
+        run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
+        7 days away, or where the caller is no service account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """Lists the tokens of a project, those of runs aside, ordered by digest: registrations, when they were last used, and
+        whether they are good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Ends a token before it expires, one of a run too. Every server refuses it within one second.
+
+        One that is revoked is answered as it is. Needs the role `admin`, or `instance-admin`. Errors: `TOKEN_UNKNOWN`;
+        `LAST_ADMIN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRoleBinding(self, request, context):
+        """Sets the roles of a member in a project; no roles take back all of them.
+
+        Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
+        Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
+        the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+        roles are taken back of a member that never had any; `LAST_ADMIN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoleBindings(self, request, context):
+        """Lists the role bindings that govern in a project, ordered by member; those without roles are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,10 +210,60 @@ class AccessServiceServicer(object):
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.WhoAmIRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'CreateServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateServiceAccount,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.CreateServiceAccountRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.ServiceAccount.SerializeToString,
+            ),
+            'GetServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServiceAccount,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.GetServiceAccountRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.ServiceAccount.SerializeToString,
+            ),
+            'ListServiceAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServiceAccounts,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.ListServiceAccountsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.ListServiceAccountsResponse.SerializeToString,
+            ),
+            'DisableServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableServiceAccount,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.DisableServiceAccountRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.ServiceAccount.SerializeToString,
+            ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
                     request_deserializer=animus_dot_v1_dot_access__pb2.CreateTokenRequest.FromString,
                     response_serializer=animus_dot_v1_dot_access__pb2.Token.SerializeToString,
+            ),
+            'CreateRunToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRunToken,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.CreateRunTokenRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.RunToken.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.ListTokensRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.TokenRevocation.SerializeToString,
+            ),
+            'SetRoleBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRoleBinding,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.SetRoleBindingRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.RoleBinding.SerializeToString,
+            ),
+            'ListRoleBindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoleBindings,
+                    request_deserializer=animus_dot_v1_dot_access__pb2.ListRoleBindingsRequest.FromString,
+                    response_serializer=animus_dot_v1_dot_access__pb2.ListRoleBindingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -81,12 +274,147 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService(object):
-    """Registers API tokens.
+    """Says who may call what: service accounts and their tokens, and the roles of those who come with another credential.
 
     A token is `animus_`, the id of its project, `_` and 43 characters of unpadded base64url that hold 256 random bits.
     The caller makes it; the control plane is told only its SHA-256, so that no request, log or audit entry ever holds
-    a secret.
+    a secret. What is revoked here is refused by every server within one second.
     """
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/WhoAmI',
+            animus_dot_v1_dot_access__pb2.WhoAmIRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/CreateServiceAccount',
+            animus_dot_v1_dot_access__pb2.CreateServiceAccountRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.ServiceAccount.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/GetServiceAccount',
+            animus_dot_v1_dot_access__pb2.GetServiceAccountRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.ServiceAccount.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServiceAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/ListServiceAccounts',
+            animus_dot_v1_dot_access__pb2.ListServiceAccountsRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.ListServiceAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/DisableServiceAccount',
+            animus_dot_v1_dot_access__pb2.DisableServiceAccountRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.ServiceAccount.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateToken(request,
@@ -105,6 +433,141 @@ class AccessService(object):
             '/animus.v1.AccessService/CreateToken',
             animus_dot_v1_dot_access__pb2.CreateTokenRequest.SerializeToString,
             animus_dot_v1_dot_access__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRunToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/CreateRunToken',
+            animus_dot_v1_dot_access__pb2.CreateRunTokenRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.RunToken.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/ListTokens',
+            animus_dot_v1_dot_access__pb2.ListTokensRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/RevokeToken',
+            animus_dot_v1_dot_access__pb2.RevokeTokenRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.TokenRevocation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRoleBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/SetRoleBinding',
+            animus_dot_v1_dot_access__pb2.SetRoleBindingRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.RoleBinding.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoleBindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/animus.v1.AccessService/ListRoleBindings',
+            animus_dot_v1_dot_access__pb2.ListRoleBindingsRequest.SerializeToString,
+            animus_dot_v1_dot_access__pb2.ListRoleBindingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,48 +27,202 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """Registers API tokens.
+    """Says who may call what: service accounts and their tokens, and the roles of those who come with another credential.
 
     A token is `animus_`, the id of its project, `_` and 43 characters of unpadded base64url that hold 256 random bits.
     The caller makes it; the control plane is told only its SHA-256, so that no request, log or audit entry ever holds
-    a secret.
+    a secret. What is revoked here is refused by every server within one second.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
-    CreateToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.Token]
-    """Registers the hash of a token with a principal's name and a role in the project.
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_access_pb2.WhoAmIRequest, _access_pb2.WhoAmIResponse]
+    """Says who the caller is to the control plane, and which roles it has where.
 
-    Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry
-    that is past or more than 400 days away, or for an instance role outside the project `system`.
+    Any credential that is good may ask, one without any role too.
     """
+    CreateServiceAccount: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateServiceAccountRequest, _access_pb2.ServiceAccount]
+    """Creates a service account: what is no person, and is issued tokens.
+
+    Needs the role `admin` of the project, or `instance-admin`. Errors: `SERVICE_ACCOUNT_EXISTS`.
+    """
+    GetServiceAccount: _grpc.UnaryUnaryMultiCallable[_access_pb2.GetServiceAccountRequest, _access_pb2.ServiceAccount]
+    """Returns a service account by its id.
+
+    Errors: `SERVICE_ACCOUNT_UNKNOWN`.
+    """
+    ListServiceAccounts: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListServiceAccountsRequest, _access_pb2.ListServiceAccountsResponse]
+    """Lists the service accounts of a project, ordered by id."""
+    DisableServiceAccount: _grpc.UnaryUnaryMultiCallable[_access_pb2.DisableServiceAccountRequest, _access_pb2.ServiceAccount]
+    """Ends a service account for good: none of its tokens is taken any more, and none is made for it.
+
+    One that is disabled is answered as it is. Errors: `SERVICE_ACCOUNT_UNKNOWN`; `LAST_ADMIN`.
+    """
+    CreateToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.Token]
+    """Registers the hash of a token of a service account, with a role in the project.
+
+    Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `SERVICE_ACCOUNT_UNKNOWN`;
+    `SERVICE_ACCOUNT_DISABLED`; `FIELD_INVALID` for an expiry that is past or more than 400 days away, or for an
+    instance role outside the project `system`.
+    """
+    CreateRunToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateRunTokenRequest, _access_pb2.RunToken]
+    """Registers the hash of a token of one run, for what runs its steps: the role `runtime`, in that run alone.
+
+    It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
+    refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
+    run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
+    7 days away, or where the caller is no service account.
+    """
+    ListTokens: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListTokensRequest, _access_pb2.ListTokensResponse]
+    """Lists the tokens of a project, those of runs aside, ordered by digest: registrations, when they were last used, and
+    whether they are good.
+    """
+    RevokeToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.TokenRevocation]
+    """Ends a token before it expires, one of a run too. Every server refuses it within one second.
+
+    One that is revoked is answered as it is. Needs the role `admin`, or `instance-admin`. Errors: `TOKEN_UNKNOWN`;
+    `LAST_ADMIN`.
+    """
+    SetRoleBinding: _grpc.UnaryUnaryMultiCallable[_access_pb2.SetRoleBindingRequest, _access_pb2.RoleBinding]
+    """Sets the roles of a member in a project; no roles take back all of them.
+
+    Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
+    Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
+    the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+    roles are taken back of a member that never had any; `LAST_ADMIN`.
+    """
+    ListRoleBindings: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListRoleBindingsRequest, _access_pb2.ListRoleBindingsResponse]
+    """Lists the role bindings that govern in a project, ordered by member; those without roles are left out."""
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """Registers API tokens.
+    """Says who may call what: service accounts and their tokens, and the roles of those who come with another credential.
 
     A token is `animus_`, the id of its project, `_` and 43 characters of unpadded base64url that hold 256 random bits.
     The caller makes it; the control plane is told only its SHA-256, so that no request, log or audit entry ever holds
-    a secret.
+    a secret. What is revoked here is refused by every server within one second.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    CreateToken: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.Token]  # type: ignore[assignment]
-    """Registers the hash of a token with a principal's name and a role in the project.
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_access_pb2.WhoAmIRequest, _access_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    """Says who the caller is to the control plane, and which roles it has where.
 
-    Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry
-    that is past or more than 400 days away, or for an instance role outside the project `system`.
+    Any credential that is good may ask, one without any role too.
     """
+    CreateServiceAccount: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateServiceAccountRequest, _access_pb2.ServiceAccount]  # type: ignore[assignment]
+    """Creates a service account: what is no person, and is issued tokens.
+
+    Needs the role `admin` of the project, or `instance-admin`. Errors: `SERVICE_ACCOUNT_EXISTS`.
+    """
+    GetServiceAccount: _aio.UnaryUnaryMultiCallable[_access_pb2.GetServiceAccountRequest, _access_pb2.ServiceAccount]  # type: ignore[assignment]
+    """Returns a service account by its id.
+
+    Errors: `SERVICE_ACCOUNT_UNKNOWN`.
+    """
+    ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_access_pb2.ListServiceAccountsRequest, _access_pb2.ListServiceAccountsResponse]  # type: ignore[assignment]
+    """Lists the service accounts of a project, ordered by id."""
+    DisableServiceAccount: _aio.UnaryUnaryMultiCallable[_access_pb2.DisableServiceAccountRequest, _access_pb2.ServiceAccount]  # type: ignore[assignment]
+    """Ends a service account for good: none of its tokens is taken any more, and none is made for it.
+
+    One that is disabled is answered as it is. Errors: `SERVICE_ACCOUNT_UNKNOWN`; `LAST_ADMIN`.
+    """
+    CreateToken: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.Token]  # type: ignore[assignment]
+    """Registers the hash of a token of a service account, with a role in the project.
+
+    Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `SERVICE_ACCOUNT_UNKNOWN`;
+    `SERVICE_ACCOUNT_DISABLED`; `FIELD_INVALID` for an expiry that is past or more than 400 days away, or for an
+    instance role outside the project `system`.
+    """
+    CreateRunToken: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateRunTokenRequest, _access_pb2.RunToken]  # type: ignore[assignment]
+    """Registers the hash of a token of one run, for what runs its steps: the role `runtime`, in that run alone.
+
+    It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
+    refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
+    run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
+    7 days away, or where the caller is no service account.
+    """
+    ListTokens: _aio.UnaryUnaryMultiCallable[_access_pb2.ListTokensRequest, _access_pb2.ListTokensResponse]  # type: ignore[assignment]
+    """Lists the tokens of a project, those of runs aside, ordered by digest: registrations, when they were last used, and
+    whether they are good.
+    """
+    RevokeToken: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.TokenRevocation]  # type: ignore[assignment]
+    """Ends a token before it expires, one of a run too. Every server refuses it within one second.
+
+    One that is revoked is answered as it is. Needs the role `admin`, or `instance-admin`. Errors: `TOKEN_UNKNOWN`;
+    `LAST_ADMIN`.
+    """
+    SetRoleBinding: _aio.UnaryUnaryMultiCallable[_access_pb2.SetRoleBindingRequest, _access_pb2.RoleBinding]  # type: ignore[assignment]
+    """Sets the roles of a member in a project; no roles take back all of them.
+
+    Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
+    Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
+    the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+    roles are taken back of a member that never had any; `LAST_ADMIN`.
+    """
+    ListRoleBindings: _aio.UnaryUnaryMultiCallable[_access_pb2.ListRoleBindingsRequest, _access_pb2.ListRoleBindingsResponse]  # type: ignore[assignment]
+    """Lists the role bindings that govern in a project, ordered by member; those without roles are left out."""
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Registers API tokens.
+    """Says who may call what: service accounts and their tokens, and the roles of those who come with another credential.
 
     A token is `animus_`, the id of its project, `_` and 43 characters of unpadded base64url that hold 256 random bits.
     The caller makes it; the control plane is told only its SHA-256, so that no request, log or audit entry ever holds
-    a secret.
+    a secret. What is revoked here is refused by every server within one second.
     """
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _access_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.WhoAmIResponse, _abc.Awaitable[_access_pb2.WhoAmIResponse]]:
+        """Says who the caller is to the control plane, and which roles it has where.
+
+        Any credential that is good may ask, one without any role too.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateServiceAccount(
+        self,
+        request: _access_pb2.CreateServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ServiceAccount, _abc.Awaitable[_access_pb2.ServiceAccount]]:
+        """Creates a service account: what is no person, and is issued tokens.
+
+        Needs the role `admin` of the project, or `instance-admin`. Errors: `SERVICE_ACCOUNT_EXISTS`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetServiceAccount(
+        self,
+        request: _access_pb2.GetServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ServiceAccount, _abc.Awaitable[_access_pb2.ServiceAccount]]:
+        """Returns a service account by its id.
+
+        Errors: `SERVICE_ACCOUNT_UNKNOWN`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListServiceAccounts(
+        self,
+        request: _access_pb2.ListServiceAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ListServiceAccountsResponse, _abc.Awaitable[_access_pb2.ListServiceAccountsResponse]]:
+        """Lists the service accounts of a project, ordered by id."""
+
+    @_abc_1.abstractmethod
+    def DisableServiceAccount(
+        self,
+        request: _access_pb2.DisableServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ServiceAccount, _abc.Awaitable[_access_pb2.ServiceAccount]]:
+        """Ends a service account for good: none of its tokens is taken any more, and none is made for it.
+
+        One that is disabled is answered as it is. Errors: `SERVICE_ACCOUNT_UNKNOWN`; `LAST_ADMIN`.
+        """
 
     @_abc_1.abstractmethod
     def CreateToken(
@@ -76,10 +230,69 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.Token, _abc.Awaitable[_access_pb2.Token]]:
-        """Registers the hash of a token with a principal's name and a role in the project.
+        """Registers the hash of a token of a service account, with a role in the project.
 
-        Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry
-        that is past or more than 400 days away, or for an instance role outside the project `system`.
+        Needs the role `admin` of the project, or `instance-admin`. Errors: `TOKEN_EXISTS`; `SERVICE_ACCOUNT_UNKNOWN`;
+        `SERVICE_ACCOUNT_DISABLED`; `FIELD_INVALID` for an expiry that is past or more than 400 days away, or for an
+        instance role outside the project `system`.
         """
+
+    @_abc_1.abstractmethod
+    def CreateRunToken(
+        self,
+        request: _access_pb2.CreateRunTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.RunToken, _abc.Awaitable[_access_pb2.RunToken]]:
+        """Registers the hash of a token of one run, for what runs its steps: the role `runtime`, in that run alone.
+
+        It reports on the run, reads it and what it binds, and nothing else. It acts under the name of who made it, and is
+        refused once that one's service account is disabled. Needs the role `runtime`, `operator` or `admin`; a token of a
+        run makes no other. Errors: `RUN_UNKNOWN`; `TOKEN_EXISTS`; `FIELD_INVALID` for an expiry that is past or more than
+        7 days away, or where the caller is no service account.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTokens(
+        self,
+        request: _access_pb2.ListTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ListTokensResponse, _abc.Awaitable[_access_pb2.ListTokensResponse]]:
+        """Lists the tokens of a project, those of runs aside, ordered by digest: registrations, when they were last used, and
+        whether they are good.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeToken(
+        self,
+        request: _access_pb2.RevokeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.TokenRevocation, _abc.Awaitable[_access_pb2.TokenRevocation]]:
+        """Ends a token before it expires, one of a run too. Every server refuses it within one second.
+
+        One that is revoked is answered as it is. Needs the role `admin`, or `instance-admin`. Errors: `TOKEN_UNKNOWN`;
+        `LAST_ADMIN`.
+        """
+
+    @_abc_1.abstractmethod
+    def SetRoleBinding(
+        self,
+        request: _access_pb2.SetRoleBindingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.RoleBinding, _abc.Awaitable[_access_pb2.RoleBinding]]:
+        """Sets the roles of a member in a project; no roles take back all of them.
+
+        Needs the role `admin` of the project, or `instance-admin`; roles of the instance are bound in the project `system`.
+        Every server follows within one second. Errors: `FIELD_INVALID` for what is no member, or for an instance role outside
+        the project `system`; `ETAG_STALE` where `etag` is given and is not the binding's; `ROLE_BINDING_UNKNOWN` where
+        roles are taken back of a member that never had any; `LAST_ADMIN`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRoleBindings(
+        self,
+        request: _access_pb2.ListRoleBindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ListRoleBindingsResponse, _abc.Awaitable[_access_pb2.ListRoleBindingsResponse]]:
+        """Lists the role bindings that govern in a project, ordered by member; those without roles are left out."""
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
