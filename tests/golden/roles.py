@@ -18,8 +18,9 @@ every role, where it belongs and where it does not, and prints what came of it.
   audit log of the caller's own project.
 - **run token**: whether a token of one run may call it. Where the request names a run, it has to be that run; another is
   `RUN_UNKNOWN`.
-- ● may call it. Where it says **anywhere**, a role in any project will do, and the answer is of what the caller sees; where
-  it says **instance**, the role has to be one of the project `system`; elsewhere it has to be one in the project of the request.
+- ● may call it. Where it says **anyone**, any credential that is good will do, without a role too; where it says
+  **anywhere**, a role in any project, and the answer is of what the caller sees; where it says **instance**, the role has to be
+  one of the project `system`; elsewhere it has to be one in the project of the request.
 """
 PUBLIC_HEAD = """
 ## Without a credential

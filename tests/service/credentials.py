@@ -68,7 +68,7 @@ async def revoked(server: Server, project_id: str, roles: Sequence[Role]) -> dic
 async def of_run(server: Server, project_id: str, run_id: str, hours: float = 1) -> str:
     """A token of one run."""
     token = new_token(project_id)
-    await write(server, project_id, RunToken(digest(token), run_id, "runtime", after(hours)))
+    await write(server, project_id, RunToken(digest(token), run_id, "runtime", project_id, after(hours)))
     return token
 
 

@@ -6,6 +6,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from contract import METHODS
@@ -16,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from service.conftest import Caller, Failure
 from service.requests import TIME, pipeline, step
 
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
 WITNESS_SIZE = 1  # the checkpoint that witnesses have signed
 
 
@@ -43,7 +45,10 @@ class World:
     external_run_id: str
     job: str
     entry_id: str
+    account_id: str
+    member: str
     token_digest: str
+    run_token_digest: str
     node_project: str  # of full names
     cosignature: bytes
 
@@ -66,6 +71,7 @@ def nowhere(project_id: str) -> World:
         "entry_id": new_hex,
         "event_id": new_hex,
         "external_run_id": lambda: str(uuid.uuid4()),
+        "member": lambda: f"group:corp:{secrets.token_hex(6)}",
         "cosignature": lambda: b"\xe2\x80\x94 witness.test " + b64encode(secrets.token_bytes(76)) + b"\n",
     }
     given = {"project_id": project_id, "node_project": project_id}
@@ -121,16 +127,28 @@ def trees(w: World) -> dict[str, list[dict[str, Any]]]:
         "outputs": [],
     }
     return {
+        "WhoAmI": [{}],
+        "CreateServiceAccount": [
+            {"service_account": {"service_account_id": w.account_id, "display_name": "", "description": ""}}
+        ],
+        "GetServiceAccount": [{"service_account_id": w.account_id}],
+        "ListServiceAccounts": [{}, {"filter": f'service_account_id = "{w.account_id}"'}],
+        "DisableServiceAccount": [{"service_account_id": w.account_id, "reason": "test"}],
         "CreateToken": [
             {
                 "token": {
                     "token_digest": w.token_digest,
-                    "principal": "ci",
+                    "principal": w.account_id,
                     "role": "ROLE_VIEWER",
-                    "expire_time": "2027-01-01T00:00:00Z",
+                    "expire_time": TOMORROW,
                 }
             }
         ],
+        "CreateRunToken": [{**run, "run_token": {"token_digest": w.run_token_digest, "expire_time": TOMORROW}}],
+        "ListTokens": [{}, {"filter": f'principal = "{w.account_id}"'}],
+        "RevokeToken": [{"token_digest": each, "reason": "test"} for each in (w.token_digest, w.run_token_digest)],
+        "SetRoleBinding": [{"role_binding": {"member": w.member, "roles": ["ROLE_VIEWER"]}}],
+        "ListRoleBindings": [{}, {"filter": f'member = "{w.member}"'}],
         "ListAuditEntries": [{}, {"resource": node}, {"filter": f'resource = "{node}"'}],
         "GetAuditEntry": [{"entry_id": w.entry_id}],
         "TailAuditEntries": [{}],
@@ -320,7 +338,16 @@ async def made(call: Caller, project_id: str) -> World:
         await do(name)
     await do("CreateRunOverridingGates")
     await do("RecordOpenLineageEvent")
-    await do("CreateToken")
+    for account_id in (nowhere(project_id).account_id, w.account_id):
+        one = replace(w, account_id=account_id)
+        await call("CreateServiceAccount", requests(one, "CreateServiceAccount")[0])
+        if one != w:
+            await call("DisableServiceAccount", requests(one, "DisableServiceAccount")[0])
+    revoked = replace(w, token_digest=new_digest())
+    await call("CreateToken", requests(revoked, "CreateToken")[0])
+    await call("RevokeToken", requests(revoked, "RevokeToken")[0])
+    for name in ("CreateToken", "CreateRunToken", "SetRoleBinding"):
+        await do(name)
     return w
 
 
