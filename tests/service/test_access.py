@@ -19,9 +19,8 @@ from animus.service.calls import Calls
 from animus.service.pages import Pages
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
-from animus.v1 import access_pb2, audit_pb2, log_pb2, project_pb2, run_pb2
+from animus.v1 import access_pb2, audit_pb2, log_pb2, project_pb2
 from service.conftest import Caller, Failure, Server, gathered
-from service.requests import create_run, prepare
 
 OF_THE_LOG = {"GetLog", "GetCheckpoint", "ListCheckpoints", "GetConsistencyProof"}  # those that need no more fields
 
@@ -176,51 +175,6 @@ async def test_denials_are_audited_in_the_callers_own_log(server: Server) -> Non
     ]
     others = await server.admin("ListAuditEntries", audit_pb2.ListAuditEntriesRequest(project_id="other"))
     assert [e.action for e in others.audit_entries] == ["project.create"]
-
-
-async def test_what_is_done_in_one_project_changes_no_answer_in_another(server: Server) -> None:
-    """Every read of B gives the same bytes before and after work in A, and A's ids answer in B as random ones."""
-    await server.project("other")
-    spec_b = await prepare(server.admin, "other")
-    run_b = await server.admin("CreateRun", create_run(spec_b, "run", "other"))
-    admin_b = await server.caller("other", "admin")
-    known = {
-        "run_id": run_b.run_id,
-        "dataset_id": "data",
-        "direction": 1,
-        "entry_id": run_b.record.audit_entry_id,
-        "width": 1,
-        "first_size": 1,
-    }
-
-    async def reads() -> dict[str, bytes]:
-        found = {}
-        for name in METHODS:
-            if not name.startswith(("Get", "List", "Tail", "Export", "Wait")) or name == "ExportEvidence":
-                continue  # the last is a change
-            request = empty_request(name, "other")
-            for field, value in known.items():
-                if field in request.DESCRIPTOR.fields_by_name:
-                    setattr(request, field, value)
-            try:
-                found[name] = (await admin_b(name, request)).SerializeToString(deterministic=True)
-            except Failure as failure:
-                found[name] = failure.raw
-        return found
-
-    await server.published("other")  # from then on nothing happens in B
-    before = await reads()
-    spec_a = await prepare(server.admin, "p")
-    run_a = await server.admin("CreateRun", create_run(spec_a))
-    assert await reads() == before
-    await server.published("p")
-    assert await reads() == before
-    with pytest.raises(Failure) as foreign:
-        await admin_b("GetRun", run_pb2.GetRunRequest(project_id="other", run_id=run_a.run_id))
-    absent = "0" * 32
-    with pytest.raises(Failure) as missing:
-        await admin_b("GetRun", run_pb2.GetRunRequest(project_id="other", run_id=absent))
-    assert foreign.value.raw.replace(run_a.run_id.encode(), absent.encode()) == missing.value.raw
 
 
 async def test_projects_are_listed_to_those_who_see_them(server: Server) -> None:
