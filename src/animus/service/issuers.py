@@ -79,12 +79,17 @@ class UrlKeys:
     async def keys(self, kid: str | None) -> tuple[Key, ...]:
         """The keys, with the one of this id if the issuer has it. Raises Unavailable ISSUER_UNAVAILABLE."""
         known = self._keys and (kid is None or any(key.kid == kid for key in self._keys))
-        if not known and self._clock() >= self._asked + RETRY_SECONDS:
-            self._asked = self._clock()
+        if not known and (self._is_fetching or self._clock() >= self._asked + RETRY_SECONDS):
+            if not self._is_fetching:
+                self._asked = self._clock()
             await self.renew()
         if self._clock() >= self._until:
             raise Unavailable("ISSUER_UNAVAILABLE", "the keys of the token's issuer cannot be had now: repeat later")
         return self._keys
+
+    @property
+    def _is_fetching(self) -> bool:
+        return self._fetching is not None and not self._fetching.done()
 
     async def renew_forever(self) -> None:
         """Fetches the keys now and from then on."""
@@ -98,10 +103,11 @@ class UrlKeys:
                 await asyncio.gather(self._fetching, return_exceptions=True)
 
     async def renew(self) -> None:
-        """Fetches the keys, once for all who ask meanwhile. Logs what goes wrong when it changes."""
-        if self._fetching is None or self._fetching.done():
-            self._fetching = asyncio.create_task(self._fetch())
-        await asyncio.shield(self._fetching)
+        """Fetches the keys, once for all who ask meanwhile."""
+        task = self._fetching
+        if task is None or task.done():
+            task = self._fetching = asyncio.create_task(self._fetch())
+        await asyncio.shield(task)  # whose call ends before does not end it for the others
 
     async def _fetch(self) -> None:
         try:
