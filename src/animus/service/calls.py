@@ -27,6 +27,7 @@ from animus.domain.errors import Denied, DomainError, Invalid, NotFound, Unavail
 from animus.domain.names import RANDOM_ID, check_pattern, check_request_id, check_resource_id, run_name
 from animus.domain.run import Run
 from animus.service.identity import Identity
+from animus.service.issuers import Issuers
 from animus.service.status import code_of, internal_status, status_of
 from animus.store.records import Stored, unknown
 from animus.store.unit_of_work import Answer, Call, Change, Decide, UnitOfWork, View, project_unknown
@@ -169,10 +170,12 @@ class Served:
 class Calls:
     """Makes grpc handlers of servicers."""
 
-    def __init__(self, work: UnitOfWork, telemetry: Telemetry, timeout_seconds: float, receipt: Receipts) -> None:
+    def __init__(
+        self, work: UnitOfWork, telemetry: Telemetry, timeout_seconds: float, receipt: Receipts, issuers: Issuers
+    ) -> None:
         """`receipt` signs the promise to publish an entry of a project."""
         self._work = work
-        self._identity = Identity(work)
+        self._identity = Identity(work, issuers)
         self._telemetry = telemetry
         self._timeout_seconds = timeout_seconds
         self._receipt = receipt
@@ -226,6 +229,7 @@ class Calls:
         self, name: str, method: MethodDescriptor, serve: ServeStream
     ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
         admit = self._admission(name, method, getattr(serve, "complete", None))
+        has_project = "project_id" in method.input_type.fields_by_name
 
         async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
             async with self._served(name, context) as served:
@@ -236,7 +240,9 @@ class Calls:
                 async def check() -> None:
                     nonlocal checked
                     if time.monotonic() >= checked + STREAM_IDENTITY_SECONDS:
-                        await self._identity.principal(served.metadata)
+                        principal = await self._identity.principal(served.metadata)
+                        if principal.grants != caller.principal.grants:
+                            await self._admit(Caller(principal, name), request, has_project=has_project, mutates=False)
                         checked = time.monotonic()
 
                 async with aclosing(serve(request, caller)) as messages:
