@@ -26,7 +26,7 @@ test: .venv/installed ## run the tests, on a PostgreSQL of their own
 
 ## Develop
 
-.PHONY: setup format proto lock clean
+.PHONY: setup format proto docs-roles lock clean
 setup: .venv/installed ## make or renew .venv from requirements.lock
 
 format: .venv/installed ## write Python and proto files in their one format
@@ -36,6 +36,9 @@ format: .venv/installed ## write Python and proto files in their one format
 
 proto: ## generate src/animus/v1 from proto/
 	@proto/generate
+
+docs-roles: .venv/installed ## generate docs/roles.md from the access table
+	@$(BIN)/python tests/golden/roles.py
 
 lock: .venv/installed ## renew both lock files after a change of dependencies; UPGRADE=1 takes new versions
 	@compile() { $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -49,7 +52,7 @@ clean: ## remove what the other targets made, both virtual environments included
 
 ## Check: what .ci/run runs
 
-.PHONY: check lint format-check typecheck proto-check deploy-check security demo-smoke
+.PHONY: check lint format-check typecheck proto-check deploy-check security demo-smoke role-matrix
 check: test lint format-check typecheck proto-check deploy-check security demo-smoke ## all of the checks, tests and demo included
 
 lint: .venv/installed ## ruff
@@ -78,6 +81,9 @@ deploy-check: .venv/installed ## hadolint, and the compose file against its sche
 # What bandit is less sure of is ruff's: its S rules, which each line that breaks one answers with a reason.
 security: .venv/installed ## bandit
 	@$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src gateway migrations demo
+
+role-matrix: .venv/installed ## every method by every credential in every place, as a table
+	@$(BIN)/python -m pytest -s tests/service/test_role_matrix.py
 
 demo-smoke: .venv/installed ## the demo without a person, what it prints checked; then again with the server killed
 	@$(BIN)/python -m demo.smoke

@@ -44,7 +44,7 @@ CODES = {
 }
 REASONS = {"SIGNATURE_INVALID": FAILED, "PROOF_INVALID": FAILED}
 
-MAX_TOKEN_BYTES = 4 << 10
+MAX_TOKEN_BYTES = 9 << 10  # a JWT of 8 KiB, and the end of its line
 
 Address = Annotated[str, typer.Option(envvar="ANIMUS_ADDRESS", help="gRPC address of the server.")]
 TokenFile = Annotated[Path | None, typer.Option(envvar="ANIMUS_TOKEN_FILE", help="File with the token.")]

@@ -41,6 +41,9 @@ class Settings(BaseModel):
     log_policy_file: Path | None = Field(
         default=None, description="C2SP tlog-policy: the witnesses whose cosignatures are taken."
     )
+    issuers_file: Path | None = Field(
+        default=None, description="JSON: the OpenID Connect issuers whose JWT are taken; empty: none."
+    )
     pgbouncer: bool = Field(default=False, description="Set for pgbouncer in transaction mode: no prepared statements.")
     pool_size: int = Field(default=20, ge=2, le=500, description="Database connections at most.")
     grpc_host: str = Field(default="127.0.0.1", description="Address of gRPC.")
@@ -67,7 +70,7 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of logs.")
     log_format: Literal["json", "text"] = Field(default="json", description="`json` for machines, `text` for people.")
 
-    @field_validator("log_dir", "log_policy_file", mode="before")
+    @field_validator("log_dir", "log_policy_file", "issuers_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None  # not the working directory, which an empty path is

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from animus.service.calls import Calls
 from animus.service.dataset import DatasetService
 from animus.service.environment import EnvironmentService
 from animus.service.evidence import EvidenceService
+from animus.service.issuers import Issuers, IssuersRefused, open_issuers
 from animus.service.lineage import LineageService
 from animus.service.log import LogService
 from animus.service.log_growth import LogGrowth
@@ -82,6 +84,7 @@ from animus.workers.publisher import Publisher
 from animus.workers.token_use import TokenUses
 
 FIRST_TOKEN_DAYS = 365
+MAX_METADATA_BYTES = 16 << 10  # a JWT of 8 KiB, and what else a proxy on the way adds
 SIGNER_STATE_FILE = "signer.db"
 STREAM_SECONDS = 0.5  # for open health and reflection streams, which would hold the shutdown as long as it lets them
 
@@ -198,6 +201,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
     data_dir = settings.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
+        issuers = _issuers(settings.issuers_file)
         engine, postgres = await open_database(stack, settings, data_dir)
         witnesses = _witnesses(settings.log_policy_file)
         served, work = await open_log(engine, settings, data_dir)
@@ -211,7 +215,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", 4 * settings.max_message_bytes),
-                ("grpc.max_metadata_size", 8 << 10),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
                 ("grpc.max_concurrent_streams", 100),
             ],
@@ -224,7 +228,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(uses.flush)  # after the last call has ended
         noting = asyncio.create_task(uses.run())
         stack.push_async_callback(_cancel, noting)
-        calls = Calls(work, telemetry, settings.call_timeout_seconds, served.identity.receipt, uses.note)
+        calls = Calls(work, telemetry, settings.call_timeout_seconds, served.identity.receipt, issuers, uses.note)
+        await stack.enter_async_context(issuers.renewed())
         names = add_services(server, work, calls, Pages(page_key), served, witnesses)
         healths = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -529,6 +534,14 @@ def _witnesses(path: Path | None) -> list[Key]:
         raise StartRefused(f"ANIMUS_LOG_POLICY_FILE: {error}") from None
     except Invalid as error:
         raise StartRefused(f"ANIMUS_LOG_POLICY_FILE: {error.message}") from None
+
+
+def _issuers(path: Path | None) -> Issuers:
+    """The issuers of a file. Raises StartRefused."""
+    try:
+        return open_issuers(path, time.monotonic)
+    except IssuersRefused as error:
+        raise StartRefused(str(error)) from None
 
 
 def _is_loopback(host: str) -> bool:

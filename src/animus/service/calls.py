@@ -27,6 +27,7 @@ from animus.domain.errors import Denied, DomainError, Invalid, NotFound, Unavail
 from animus.domain.names import RANDOM_ID, check_pattern, check_request_id, check_resource_id, run_name
 from animus.domain.run import Run
 from animus.service.identity import Identity
+from animus.service.issuers import Issuers
 from animus.service.status import code_of, internal_status, status_of
 from animus.store.records import Stored, unknown
 from animus.store.unit_of_work import Answer, Call, Change, Decide, UnitOfWork, View, project_unknown
@@ -175,11 +176,12 @@ class Calls:
         telemetry: Telemetry,
         timeout_seconds: float,
         receipt: Receipts,
+        issuers: Issuers,
         note_use: Callable[[str, str], None],
     ) -> None:
         """`receipt` signs the promise to publish an entry of a project; `note_use` is told of tokens that are taken."""
         self._work = work
-        self._identity = Identity(work, note_use)
+        self._identity = Identity(work, issuers, note_use)
         self._telemetry = telemetry
         self._timeout_seconds = timeout_seconds
         self._receipt = receipt
@@ -233,6 +235,7 @@ class Calls:
         self, name: str, method: MethodDescriptor, serve: ServeStream
     ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
         admit = self._admission(name, method, getattr(serve, "complete", None))
+        has_project = "project_id" in method.input_type.fields_by_name
 
         async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
             async with self._served(name, context) as served:
@@ -243,7 +246,9 @@ class Calls:
                 async def check() -> None:
                     nonlocal checked
                     if time.monotonic() >= checked + STREAM_IDENTITY_SECONDS:
-                        await admit(data, served)
+                        principal = await self._identity.principal(served.metadata)
+                        if principal.grants != caller.principal.grants:
+                            await self._admit(Caller(principal, name), request, has_project=has_project, mutates=False)
                         checked = time.monotonic()
 
                 async with aclosing(serve(request, caller)) as messages:

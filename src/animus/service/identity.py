@@ -8,31 +8,43 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+import structlog
+
 from animus.codec import sha256
 from animus.domain import document
 from animus.domain.access import TOKEN, CredentialKind, Principal, Role, RoleBinding, RunToken, Token
 from animus.domain.errors import Denied
+from animus.service.issuers import Issuers
+from animus.service.jwt import Untrusted
 from animus.store.unit_of_work import UnitOfWork
 
 REMEMBER_SECONDS = 0.5
 REMEMBER_AT_MOST = 10_000
 
+log = structlog.get_logger("animus.identity")
+
 
 class Identity:
     """Finds the principal of a call."""
 
-    def __init__(self, work: UnitOfWork, note_use: Callable[[str, str], None]) -> None:
+    def __init__(self, work: UnitOfWork, issuers: Issuers, note_use: Callable[[str, str], None]) -> None:
         """`note_use` is told project and digest of an API token that is taken, each time that the database is asked."""
         self._work = work
+        self._issuers = issuers
         self._note_use = note_use
         self._known: dict[str, tuple[float, Principal]] = {}  # by digest of the token
         self._grants: dict[tuple[str, ...], tuple[float, dict[str, frozenset[Role]]]] = {}  # by members
 
     async def principal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal:
-        """The caller. Raises Denied TOKEN_INVALID, the same for every fault of a credential."""
+        """The caller. Raises Denied TOKEN_INVALID, the same for every fault of a credential.
+
+        Raises Unavailable too, where nothing can be said of one: the database or the issuer does not answer.
+        """
         token = _bearer(metadata)
         if TOKEN.fullmatch(token):
             return await self._of_token(token)
+        if token.count(".") == 2:
+            return await self._of_jwt(token)
         raise _refused()
 
     async def _of_token(self, token: str) -> Principal:
@@ -62,6 +74,15 @@ class Identity:
             self._known.clear()
         self._known[digest] = (now + REMEMBER_SECONDS, principal)
         return principal
+
+    async def _of_jwt(self, token: str) -> Principal:
+        try:
+            subject = await self._issuers.subject(token, time.time())
+        except Untrusted as error:
+            log.debug("a JWT was refused", check=str(error))
+            raise _refused() from None
+        grants = await self._granted(subject.members)
+        return Principal(subject.name, grants, CredentialKind.JWT, "", subject.expire_time, subject.members)
 
     async def _granted(self, members: Sequence[str]) -> dict[str, frozenset[Role]]:
         """The roles of the members by project, as their role bindings give them."""
@@ -94,4 +115,4 @@ def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def _refused() -> Denied:
-    return Denied("TOKEN_INVALID", "the call needs a valid credential: authorization: Bearer animus_…")
+    return Denied("TOKEN_INVALID", "the call needs a valid credential: authorization: Bearer <token>")

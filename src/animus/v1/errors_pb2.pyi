@@ -181,6 +181,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """PERMISSION_DENIED. None of the caller's roles in this project includes this method. `ErrorInfo.metadata` has
     `roles`, those that do.
     """
+    REASON_ISSUER_UNAVAILABLE: _Reason.ValueType  # 89
+    """UNAVAILABLE. The keys of the issuer that the caller's JWT names could not be had, so nothing can be said of the JWT.
+    Example: the issuer's address answers nobody since the server started.
+    """
     REASON_DATABASE_UNAVAILABLE: _Reason.ValueType  # 90
     """UNAVAILABLE. The database does not answer. The same call with the same request_id is safe to repeat."""
     REASON_CONTENTION: _Reason.ValueType  # 91
@@ -370,6 +374,10 @@ audience; which, is not said.
 REASON_ROLE_MISSING: Reason.ValueType  # 71
 """PERMISSION_DENIED. None of the caller's roles in this project includes this method. `ErrorInfo.metadata` has
 `roles`, those that do.
+"""
+REASON_ISSUER_UNAVAILABLE: Reason.ValueType  # 89
+"""UNAVAILABLE. The keys of the issuer that the caller's JWT names could not be had, so nothing can be said of the JWT.
+Example: the issuer's address answers nobody since the server started.
 """
 REASON_DATABASE_UNAVAILABLE: Reason.ValueType  # 90
 """UNAVAILABLE. The database does not answer. The same call with the same request_id is safe to repeat."""
