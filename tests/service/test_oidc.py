@@ -467,7 +467,7 @@ async def test_every_fault_of_a_credential_is_answered_alike(trusting: Trusting)
 
 async def test_an_issuer_that_is_away_is_not_taken_for_a_bad_token(trusting: Trusting) -> None:
     """UNAVAILABLE says that the same call may succeed later; a token that is bad anyway is not excused by it."""
-    gone = {"iss": "https://gone.example"}
+    gone: Tree = {"iss": "https://gone.example"}
     assert await refused(trusting.caller("x", **gone), "p") == ("UNAVAILABLE", "ISSUER_UNAVAILABLE")
     assert await refused(trusting.caller("x", exp=1, **gone), "p") == TOKEN_INVALID
     assert await refused(trusting.caller("x"), "p") == UNKNOWN
