@@ -188,6 +188,7 @@ class Principal:
     credential: CredentialKind
     run_id: str  # the one run that a run token is for; empty for every other credential
     expire_time: str  # of the credential; empty where the control plane does not know it
+    members: tuple[str, ...]  # the names by which role bindings reach it; none for tokens
 
     @property
     def of_instance(self) -> frozenset[Role]:
@@ -211,7 +212,7 @@ class Principal:
 
 def principal_of(name: str, role: Role, project_id: str) -> Principal:
     """A principal with one role in one project."""
-    return Principal(name, {project_id: frozenset({role})}, CredentialKind.NONE, "", "")
+    return Principal(name, {project_id: frozenset({role})}, CredentialKind.NONE, "", "", ())
 
 
 def check_token_scope(project_id: str, token: Token) -> None:

@@ -7,11 +7,14 @@ on any replica.
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from animus.codec import sha256
 from animus.domain import document
 from animus.domain.access import TOKEN, CredentialKind, Principal, Role, RoleBinding, RunToken, Token
 from animus.domain.errors import Denied
+from animus.domain.names import format_time
+from animus.service.certificates import named_by
 from animus.store.unit_of_work import UnitOfWork
 
 REMEMBER_SECONDS = 0.5
@@ -26,11 +29,17 @@ class Identity:
         self._known: dict[str, tuple[float, Principal]] = {}  # by digest of the token
         self._grants: dict[tuple[str, ...], tuple[float, dict[str, frozenset[Role]]]] = {}  # by members
 
-    async def principal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal:
-        """The caller. Raises Denied TOKEN_INVALID, the same for every fault of a credential."""
+    async def principal(self, metadata: Iterable[tuple[str, str | bytes]], certificate: str) -> Principal:
+        """The caller. Raises Denied TOKEN_INVALID, the same for every fault of a credential.
+
+        `certificate` is the client certificate of the connection, verified, in PEM; empty where there is none. A bearer
+        credential counts in its place.
+        """
         token = _bearer(metadata)
         if TOKEN.fullmatch(token):
             return await self._of_token(token)
+        if not token and certificate:
+            return await self._of_certificate(certificate)
         raise _refused()
 
     async def _of_token(self, token: str) -> Principal:
@@ -47,16 +56,26 @@ class Identity:
             run_token = document.load(found.document, RunToken)
             grants = {found.project_id: frozenset({Role.RUNTIME})}
             principal = Principal(
-                run_token.principal, grants, CredentialKind.RUN_TOKEN, run_token.run_id, run_token.expire_time
+                run_token.principal, grants, CredentialKind.RUN_TOKEN, run_token.run_id, run_token.expire_time, ()
             )
         else:
             registration = document.load(found.document, Token)
             grants = {found.project_id: frozenset({registration.role})}
-            principal = Principal(registration.principal, grants, CredentialKind.TOKEN, "", registration.expire_time)
+            principal = Principal(
+                registration.principal, grants, CredentialKind.TOKEN, "", registration.expire_time, ()
+            )
         if len(self._known) >= REMEMBER_AT_MOST:
             self._known.clear()
         self._known[digest] = (now + REMEMBER_SECONDS, principal)
         return principal
+
+    async def _of_certificate(self, certificate: str) -> Principal:
+        named = named_by(certificate)
+        if not named.members or named.expire_time <= time.time():  # a connection may outlive its certificate
+            raise _refused()
+        grants = await self._granted(named.members)
+        expires = format_time(datetime.fromtimestamp(named.expire_time, UTC))
+        return Principal(named.members[0], grants, CredentialKind.CERTIFICATE, "", expires, named.members)
 
     async def _granted(self, members: Sequence[str]) -> dict[str, frozenset[Role]]:
         """The roles of the members by project, as their role bindings give them."""
