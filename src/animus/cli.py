@@ -15,8 +15,10 @@ from animus import (
     cli_log,
     cli_quality,
     cli_run,
+    cli_tls,
     cli_witness,
 )
+from animus.cli_client import CaFile, ClientCertificateFile, ClientKeyFile, TlsFiles, use_tls
 
 if TYPE_CHECKING:
     from animus.config import Settings
@@ -35,7 +37,18 @@ app.add_typer(cli_lineage.app, name="lineage")
 app.add_typer(cli_log.app, name="log")
 app.add_typer(cli_quality.app, name="quality")
 app.add_typer(cli_run.app, name="run")
+app.add_typer(cli_tls.app, name="tls")
 app.add_typer(cli_witness.app, name="witness")
+
+
+@app.callback()
+def options(
+    ca_file: CaFile = None,
+    client_certificate_file: ClientCertificateFile = None,
+    client_key_file: ClientKeyFile = None,
+) -> None:
+    """How every command that calls a server reaches it."""
+    use_tls(TlsFiles(ca_file, client_certificate_file, client_key_file))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-MAX_DAYS = 90
+SKEW = timedelta(minutes=5)  # by so much may another machine's clock be behind
 HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -39,7 +39,7 @@ class Authority:
         """A CA for so many days from now, which can sign no further CA."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name("Animus development CA")
-        builder = _builder(name, name, key.public_key(), now, days)
+        builder = _builder(name, name, key.public_key(), now - SKEW, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
         return cls(builder.sign(key, hashes.SHA256()), key)

@@ -165,7 +165,7 @@ async def test_a_message_beyond_the_channels_limit_is_refused(stack: Stack) -> N
 
 
 def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
-    """It speaks gRPC only: of `animus` it knows the contract."""
+    """It speaks gRPC only: of `animus` it knows the contract, and how TLS is served."""
     script = (
         "import sys, animus_gateway.main\n"
         "print(sorted(name for name in sys.modules if name.startswith('animus.') and not name.startswith('animus.v1')))"
@@ -173,4 +173,4 @@ def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=30, check=True
     )
-    assert ended.stdout.strip() == "[]"
+    assert ended.stdout.strip() == "['animus.tls']"
