@@ -332,13 +332,11 @@ def _upstream_credentials(arguments: argparse.Namespace) -> grpc.ChannelCredenti
     return None if local or arguments.insecure_upstream else grpc.ssl_channel_credentials()
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace, credentials: grpc.ChannelCredentials | None, tls: Tls | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    tls = Tls(TlsFiles(arguments.certificate, arguments.key, None)) if arguments.certificate else None
-    credentials = _upstream_credentials(arguments)
     async with open_channel(arguments.upstream, arguments.max_message_bytes, credentials) as channel:
         gateway = await serve_gateway(
             channel,
@@ -359,9 +357,11 @@ async def _run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen or read its files."""
     arguments = _arguments(argv)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes a line for each handshake that failed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        asyncio.run(_run(arguments))
+        tls = Tls(TlsFiles(arguments.certificate, arguments.key, None)) if arguments.certificate else None
+        asyncio.run(_run(arguments, _upstream_credentials(arguments), tls))
     except (CannotListenError, TlsRefused, OSError) as error:
         sys.exit(f"animus-gateway: {error}")
 

@@ -1,5 +1,6 @@
 """The `animus` command. What a subcommand needs is imported when it runs, so that the others start fast."""
 
+import os
 import sys
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, NoReturn
@@ -105,6 +106,8 @@ def version() -> None:
 
 def main() -> None:
     """The entry point."""
+    # gRPC writes lines of its own, for each handshake that failed: they are no JSON, and errors are told anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 
 
