@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -457,7 +457,7 @@ async def test_a_server_that_could_not_keep_secrets_does_not_start(
 
 
 @pytest.fixture(scope="module")
-def issued() -> Iterator[Any]:
+def issued() -> Any:
     """Makes certificates with any names."""
     authority = Authority.new(NOW, 1)
 
