@@ -32,6 +32,7 @@ from animus.dev_certificates import Authority, Pair
 from animus.domain.access import Role, RoleBinding, principal_of
 from animus.domain.document import seal
 from animus.domain.errors import Denied
+from animus.sdk.client import connect
 from animus.server import StartRefused, new_id, run_server
 from animus.service import identity
 from animus.service.certificates import MAX_MEMBERS, METADATA, named_by
@@ -39,7 +40,7 @@ from animus.service.identity import Identity
 from animus.store.embedded import EmbeddedPostgres
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
 from animus.tls import Tls, TlsFiles, TlsRefused
-from animus.v1 import audit_pb2, project_pb2
+from animus.v1 import audit_pb2, project_pb2, project_pb2_grpc
 from service.conftest import Caller, Failure, Server, settings_for
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -297,6 +298,16 @@ async def test_a_token_counts_in_place_of_the_certificate(secured: Secured, pki:
         with pytest.raises(Failure) as failed:
             await caller("GetProject", GET)
     assert failed.value.reason == "TOKEN_INVALID"
+
+
+async def test_the_sdk_calls_with_a_certificate_and_no_token(secured: Secured, pki: Pki, tmp_path: Path) -> None:
+    """The files that it is given are all that it needs; a certificate without its key is refused at once."""
+    files = write(tmp_path, "client", pki.train)
+    address, ca = f"localhost:{secured.port('mtls')}", secured.folder / "ca.crt"
+    async with connect(address, "", ca_file=ca, certificate_file=files.certificate, key_file=files.key) as channel:
+        assert (await project_pb2_grpc.ProjectServiceStub(channel).GetProject(GET)).project_id == "p"
+    with pytest.raises(ValueError, match="needs its key"):
+        connect(address, "", ca_file=ca, certificate_file=files.certificate)
 
 
 async def test_a_certificate_counts_over_http_and_is_not_asked_for(
