@@ -1,12 +1,17 @@
 """Exits 0 if the service in this container answers, else 1 with one line: `healthcheck.py grpc|http ADDRESS`.
 
-`grpc` asks grpc.health.v1 for the whole server, `http` asks the gateway's /readyz.
+`grpc` asks grpc.health.v1 for the whole server, `http` asks the gateway's /readyz; both over TLS where ANIMUS_CA_FILE
+names the CAs of the certificate.
 """
 
 import http.client
+import os
+import ssl
 import sys
+from pathlib import Path
 
 SECONDS = 4.0
+CA_FILE = os.environ.get("ANIMUS_CA_FILE", "")
 
 
 def grpc_answers(address: str) -> str:
@@ -14,7 +19,12 @@ def grpc_answers(address: str) -> str:
     import grpc  # only here: the HTTP check starts without it
     from grpc_health.v1 import health_pb2
 
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    if CA_FILE:
+        made = grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(CA_FILE).read_bytes()), options)
+    else:
+        made = grpc.insecure_channel(address, options)
+    with made as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -29,7 +39,11 @@ def grpc_answers(address: str) -> str:
 
 def http_answers(address: str) -> str:
     """Asks the gateway; an empty text if it is ready, else what is wrong."""
-    connection = http.client.HTTPConnection(address, timeout=SECONDS)
+    if CA_FILE:
+        context = ssl.create_default_context(cafile=CA_FILE)
+        connection = http.client.HTTPSConnection(address, timeout=SECONDS, context=context)
+    else:
+        connection = http.client.HTTPConnection(address, timeout=SECONDS)
     try:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import os
 import re
+import ssl
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from animus.dev_certificates import Authority
 from animus.store.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +181,8 @@ def compose_faults(compose: dict[str, Any]) -> list[str]:
         faults += [f"{name} {fault}" for fault, broken in rules.items() if broken]
         for variable, value in service.get("environment", {}).items():
             secret = re.search(r"PASSWORD|TOKEN|KEY|DATABASE_URL", variable)
-            if secret and not (variable.endswith("_FILE") and value.startswith("/run/secrets/")):
+            folders = ["/run/secrets", *(each.split(":")[1] for each in service.get("volumes", []))]
+            if secret and not (variable.endswith("_FILE") and str(Path(value).parent) in folders):
                 faults.append(f"{name} has a secret in its environment: {variable}")
             if value.startswith("/run/secrets/") and Path(value).name not in service["secrets"]:
                 faults.append(f"{name} is not given the secret {Path(value).name}")
@@ -218,7 +222,8 @@ def test_the_compose_file_keeps_our_rules() -> None:
         ("gateway", {"depends_on": {"server": {"condition": "service_started"}}}),
         ("gateway", {"networks": ["front", "database"]}),
         ("gateway", {"environment": {"ANIMUS_TOKEN": "x"}}),
-        ("gateway", {"volumes": ["/var/run/docker.sock:/var/run/docker.sock"]}),
+        ("gateway", {"environment": {"ANIMUS_TLS_KEY_FILE": "/var/lib/elsewhere/server.key"}}),
+        ("gateway", {"volumes": ["/var/run/docker.sock:/var/run/docker.sock"], "environment": {}}),
         ("server", {"environment": {"ANIMUS_DATABASE_URL_FILE": "/run/secrets/other"}}),
         ("server", {"secrets": ["animus_database_url", "animus_owner_database_url"]}),
     ],
@@ -251,10 +256,11 @@ def test_each_setting_in_the_compose_file_is_one_that_the_program_has(service: s
 # healthcheck.py
 
 
-def healthcheck(*arguments: str) -> int:
-    """The exit code of the container's health check."""
+def healthcheck(*arguments: str, ca: Path | None = None) -> int:
+    """The exit code of the container's health check, which may be told a CA."""
     command: list[str | Path] = [sys.executable, DEPLOY / "healthcheck.py", *arguments]
-    return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode
+    environment = {**os.environ, "ANIMUS_CA_FILE": str(ca or "")}
+    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30).returncode
 
 
 @pytest.fixture
@@ -281,19 +287,27 @@ def test_the_health_check_tells_a_serving_server_from_a_draining_and_a_missing_o
     assert healthcheck("grpc", "127.0.0.1:1") == 1
 
 
+class Ready(http.server.BaseHTTPRequestHandler):
+    """A gateway that answers on /readyz."""
+
+    answer = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.answer if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (302, 1)])
 def test_the_health_check_takes_only_200_from_the_gateway(status: int, code: int) -> None:
     """A gateway that answers other than 200 on /readyz is not healthy, and neither is one that does not answer."""
 
-    class Ready(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/readyz" else 404)
-            self.end_headers()
+    class Answering(Ready):
+        answer = status
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+    with http.server.HTTPServer(("127.0.0.1", 0), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         assert healthcheck("http", f"127.0.0.1:{server.server_port}") == code
@@ -303,7 +317,58 @@ def test_the_health_check_takes_only_200_from_the_gateway(status: int, code: int
     assert healthcheck("other", "127.0.0.1:1") == 1
 
 
-# Secrets and roles
+def test_the_health_check_speaks_tls_where_it_is_told_a_ca(tmp_path: Path) -> None:
+    """What it takes then is a server or a gateway with a certificate of that CA, and no other."""
+    authority, other = (Authority.new(datetime.now(UTC).replace(microsecond=0), 1) for _ in range(2))
+    pair = authority.server(["127.0.0.1"])
+    for name, data in (("ca", authority.pem), ("other", other.pem)):
+        (tmp_path / name).write_bytes(data)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    servicer = health.HealthServicer()
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
+    server.start()
+    try:
+        codes = [healthcheck("grpc", f"127.0.0.1:{port}", ca=tmp_path / name) for name in ("ca", "other")]
+    finally:
+        server.stop(None).wait()
+    assert codes == [0, 1]
+    (tmp_path / "pair").write_bytes(pair.key + pair.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair")
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as gateway:
+        gateway.socket = context.wrap_socket(gateway.socket, server_side=True)
+        thread = threading.Thread(target=gateway.serve_forever, args=(0.05,))
+        thread.start()
+        codes = [
+            healthcheck("http", f"127.0.0.1:{gateway.server_port}", ca=tmp_path / name) for name in ("ca", "other")
+        ]
+        gateway.shutdown()
+        thread.join()
+    assert codes == [0, 1]
+
+
+# Certificates, secrets and roles
+
+
+def test_the_certificates_of_the_compose_file_are_made_once(tmp_path: Path) -> None:
+    """The command that makes them is run as it stands; where they are, it leaves them as they are."""
+    (command,) = COMPOSE["services"]["certificates"]["command"]
+    command = command.replace("/var/lib/animus-tls", str(tmp_path))
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    made = []
+    for _ in range(2):
+        subprocess.run(["sh", "-ec", command], env=environment, check=True, capture_output=True, timeout=60)
+        made.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    assert made[0] == made[1]
+    named = {
+        Path(value).name
+        for service in ("server", "gateway")
+        for variable, value in COMPOSE["services"][service]["environment"].items()
+        if variable in ("ANIMUS_TLS_CERTIFICATE_FILE", "ANIMUS_TLS_KEY_FILE", "ANIMUS_CA_FILE")
+    }
+    assert named == made[0].keys()
 
 
 def make_secrets(folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -91,7 +91,7 @@ IMPURE = sorted(
 
 COMMAND_MODULES = (
     "cli", "cli_access", "cli_audit", "cli_client", "cli_dataset", "cli_env", "cli_evidence", "cli_lineage", "cli_log",
-    "cli_quality", "cli_run", "cli_witness",
+    "cli_quality", "cli_run", "cli_tls", "cli_witness",
 )  # fmt: skip
 COMMANDS = [*(f"animus.{name}" for name in COMMAND_MODULES), "animus.sdk"]
 
@@ -149,8 +149,10 @@ FLOORS: dict[str, tuple[list[str], list[str]]] = {
     "src/animus/cli_evidence.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_quality.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
     "src/animus/cli_run.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/cli_tls.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
+    "src/animus/tls.py": (["animus", "animus_gateway"], []),
     "src/animus/cli_witness.py": (["animus_gateway", "animus.store", "animus.service", "animus.server"], []),
-    "gateway": (["animus"], ["animus.v1"]),
+    "gateway": (["animus"], ["animus.tls", "animus.v1"]),
     "demo/pipeline": (["animus", "animus_gateway", "demo"], ["demo.pipeline"]),
 }
 

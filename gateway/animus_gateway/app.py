@@ -2,7 +2,7 @@
 
 It decides nothing about who may do what: the call goes over a channel like any other client's, so that
 authentication, validation and audit are the services' own. From the client's headers it passes on `authorization`,
-`traceparent` and `tracestate`, and nothing else.
+`traceparent` and `tracestate`, and nothing else; and the client certificate, where TLS asked for one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import base64
 import json
 import logging
+import re
+import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -49,13 +52,24 @@ from animus_gateway.transcode import (
 logger = logging.getLogger("animus_gateway")
 
 _T = TypeVar("_T")
-Metadata = tuple[tuple[str, str], ...]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
 )
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+_ORIGIN = re.compile(
+    r"https://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|http://(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
+)
+# What a page of an allowed origin may send and read. Credentials are headers that it sets itself: no cookie is taken.
+_CORS_SENT = ("authorization", "content-encoding", "content-type", "idempotency-key", "traceparent", "tracestate")
+_CORS_READ = ("animus-audit-receipt", "animus-replayed", "animus-trace-id")
+_CORS_SECONDS = 600
 _HEALTH_PATHS = ("/healthz", "/readyz")
 _READY_SECONDS = 2.0
 _LARGE_BYTES = 64 * 1024  # from here on, JSON is read and written beside the event loop, one body at a time
@@ -68,6 +82,7 @@ def build_app(
     timeout_seconds: float,
     ready: Callable[[], Awaitable[bool]] | None = None,
     allowed_hosts: Collection[str] | None = None,
+    allowed_origins: Collection[str] = (),
     files: Sequence[FileDescriptor] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> Starlette:
@@ -76,8 +91,9 @@ def build_app(
     A body may have `max_body_bytes`; a request may take `timeout_seconds` to arrive and its call as long again. A
     stream may take as long as its client stays, and ends once `stopping` is set. `/readyz` asks the channel, and
     `ready` too where it is given. With `allowed_hosts`, requests that name another host are refused (DNS rebinding);
-    without, any name will do. `files` holds the services to route to, the whole contract by default; the files of logs
-    are served beside them. Raises ValueError when their http rules cannot be served.
+    without, any name will do. Pages of `allowed_origins` may call (CORS); of other origins than the gateway's own, no
+    others. `files` holds the services to route to, the whole contract by default; the files of logs
+    are served beside them. Raises ValueError when their http rules cannot be served, or an origin is none.
     """
     routes = compile_routes(contract_files() if files is None else files)
     description = json.dumps(describe([*routes, *FILE_ROUTES], contract_comments()), ensure_ascii=False).encode()
@@ -104,18 +120,38 @@ def build_app(
     async def openapi(_request: Request) -> Response:
         return _json_response(description)
 
+    middleware = [Middleware(_Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)]
+    if allowed_origins:
+        check_origins(allowed_origins)
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=[*allowed_origins],
+                allow_methods=sorted({route.http_method for route in routes}),
+                allow_headers=_CORS_SENT,
+                expose_headers=_CORS_READ,
+                max_age=_CORS_SECONDS,
+            )
+        )
     app = Starlette(
         routes=[
             Route("/healthz", alive, methods=["GET"]),
             Route("/readyz", readiness, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ],
-        middleware=[Middleware(_Guard, allowed_hosts=allowed_hosts)],
+        middleware=middleware,
         exception_handlers={Refusal: _answer_refusal, HTTPException: _answer_http_exception},
     )
     app.router.redirect_slashes = False
     app.router.default = calls
     return app
+
+
+def check_origins(origins: Collection[str]) -> None:
+    """Raises ValueError for what is no exact origin, or one whose pages anybody on the way could have written."""
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin such as https://ui.example; http:// is for loopback only")
 
 
 def _json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -139,19 +175,23 @@ def _answer_http_exception(_request: Request, _error: Exception) -> Response:
 class _Guard:
     """Around everything: hosts and origins, headers on every answer, and one answer for every defect."""
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None, allowed_origins: Collection[str]) -> None:
         self._app = app
+        self._allowed_origins = frozenset(allowed_origins)
         self._allowed_hosts = None if allowed_hosts is None else {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"  # neither WebSockets nor lifespan events are served
         started = False
+        # A browser would hold every port of this name to TLS, of whichever program.
+        local = _host_name(Headers(scope=scope).get("host", "")) == "localhost"
+        hsts = (_HSTS,) if scope["scheme"] == "https" and not local else ()
 
         async def send_with_headers(event: Event) -> None:
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
-                event["headers"] = [*event.get("headers", ()), *_ALWAYS]
+                event["headers"] = [*event.get("headers", ()), *_ALWAYS, *hsts]
             await send(event)
 
         try:
@@ -177,8 +217,9 @@ class _Guard:
         allowed = self._allowed_hosts
         if allowed is not None and _host_name(host) not in allowed:
             raise malformed("the header Host names a host that this gateway does not serve")
-        if any(origin.lower().partition("://")[2] != host for origin in headers.getlist("origin")):
-            raise malformed("requests from other origins are refused")
+        for origin in headers.getlist("origin"):
+            if origin.lower().partition("://")[2] != host and origin not in self._allowed_origins:
+                raise malformed("requests from other origins are refused")
 
 
 def _host_name(authority: str) -> str:
@@ -212,7 +253,7 @@ class _Calls:
         request = Request(scope, receive)
         raw_path: str = scope["raw_path"].decode("latin-1")
         match = match_file(request.method, raw_path) or self._router.match(request.method, raw_path)
-        metadata = _forwarded(request.headers)
+        metadata = _forwarded(request.headers) + _verified(scope)
         body = await self._body(request)
         compressed = False
         if body:
@@ -385,7 +426,7 @@ def _is_printable(value: str) -> bool:
 
 def _forwarded(headers: Headers) -> Metadata:
     """The metadata of the call. What gRPC could not carry is refused (a credential) or left out (a trace)."""
-    metadata = []
+    metadata: list[tuple[str, str | bytes]] = []
     authorization = _one(headers, "authorization")
     if authorization is not None:
         if not _is_printable(authorization):
@@ -398,6 +439,12 @@ def _forwarded(headers: Headers) -> Metadata:
         if state and _is_printable(state):
             metadata.append(("tracestate", state))
     return tuple(metadata)
+
+
+def _verified(scope: Scope) -> Metadata:
+    """The client certificate that TLS verified, if there is one. The service believes it of its own gateway only."""
+    chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+    return tuple(("animus-client-certificate-bin", ssl.PEM_cert_to_DER_cert(certificate)) for certificate in chain[:1])
 
 
 def _call_refusal(error: grpc.aio.AioRpcError) -> Refusal:

@@ -11,16 +11,19 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc.aio
 import uvicorn
 from google.protobuf.descriptor import FileDescriptor
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from animus_gateway.app import build_app, logger
+from animus.tls import Tls, TlsFiles, TlsRefused, is_loopback
+from animus_gateway.app import build_app, check_origins, logger
 
 MIB = 1024 * 1024
 MAX_HEAD_BYTES = 64 * 1024
@@ -32,26 +35,34 @@ class CannotListenError(Exception):
     """The address cannot be listened on; the message says why and what to do."""
 
 
-def open_channel(target: str, max_message_bytes: int) -> grpc.aio.Channel:
-    """A plain-text channel for a gateway to `host:port`. Messages may have `max_message_bytes` in either direction."""
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found within seconds
-            # A stream has no deadline: this ends one whose server has vanished. gRPC's servers cut off who pings more
-            # than once in five minutes.
-            ("grpc.keepalive_time_ms", 6 * 60_000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.enable_http_proxy", 0),  # the token goes to the target, and nowhere else
-        ],
-    )
+def open_channel(
+    target: str, max_message_bytes: int, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
+    """A channel for a gateway to `host:port` or `unix:path`, in plain text unless it is given credentials.
+
+    Messages may have `max_message_bytes` in either direction.
+    """
+    options = [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found within seconds
+        # A stream has no deadline: this ends one whose server has vanished. gRPC's servers cut off who pings more
+        # than once in five minutes.
+        ("grpc.keepalive_time_ms", 6 * 60_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.enable_http_proxy", 0),  # the token goes to the target, and nowhere else
+    ]
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with bounds on a request's head, which it lacks: bytes, and time to arrive."""
+    """uvicorn's HTTP/1.1 protocol with what it lacks: bounds on a request's head, in bytes and in time to arrive, and
+    the client certificate that TLS verified, as ASGI's TLS extension has it.
+    """
 
+    _client_certificate: bytes | None = None
     _head_bytes = 0
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
@@ -59,6 +70,8 @@ class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
+        if connection := transport.get_extra_info("ssl_object"):
+            self._client_certificate = connection.getpeercert(binary_form=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -72,6 +85,12 @@ class _Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._client_certificate:
+            chain = [ssl.DER_cert_to_PEM_cert(self._client_certificate)]
+            self.scope["extensions"] = {"tls": {"client_cert_chain": chain}}
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -126,9 +145,13 @@ async def serve_gateway(
     timeout_seconds: float = 30.0,
     ready: Callable[[], Awaitable[bool]] | None = None,
     allowed_hosts: Collection[str] | None = None,
+    allowed_origins: Collection[str] = (),
     files: Sequence[FileDescriptor] | None = None,
+    tls: Tls | None = None,
 ) -> Gateway:
     """Serves `build_app` on the running event loop. Port 0 takes a free port; the caller closes the channel.
+
+    With `tls` it speaks HTTPS, else HTTP.
 
     Without `allowed_hosts`, a gateway on a loopback address answers to loopback names only, and one on any other
     address answers to any name. Raises CannotListenError.
@@ -144,6 +167,7 @@ async def serve_gateway(
             timeout_seconds=timeout_seconds,
             ready=ready,
             allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
             files=files,
             stopping=stopping,
         )
@@ -159,6 +183,8 @@ async def serve_gateway(
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
+        config.load()
+        config.ssl = tls.context() if tls else None
         server = _Server(config)
         task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]), name="animus-gateway")
     except BaseException:
@@ -205,6 +231,41 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the gRPC server (ANIMUS_ADDRESS)",
     )
     parser.add_argument(
+        "--upstream-ca-file",
+        metavar="FILE",
+        type=Path,
+        default=os.environ.get("ANIMUS_CA_FILE") or None,
+        help="CAs of the gRPC server's certificate, in PEM (ANIMUS_CA_FILE; default: those that gRPC comes with, and "
+        "plain text on loopback)",
+    )
+    parser.add_argument(
+        "--insecure-upstream",
+        action="store_true",
+        default=_flag("ANIMUS_INSECURE"),
+        help="call the gRPC server in plain text, wherever it is (ANIMUS_INSECURE)",
+    )
+    parser.add_argument(
+        "--certificate",
+        metavar="FILE",
+        type=Path,
+        default=os.environ.get("ANIMUS_TLS_CERTIFICATE_FILE") or None,
+        help="the gateway's own certificate, in PEM: it serves HTTPS then (ANIMUS_TLS_CERTIFICATE_FILE)",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        type=Path,
+        default=os.environ.get("ANIMUS_TLS_KEY_FILE") or None,
+        help="the certificate's key, in PEM (ANIMUS_TLS_KEY_FILE)",
+    )
+    parser.add_argument(
+        "--insecure-bind",
+        action="store_true",
+        default=_flag("ANIMUS_INSECURE_BIND"),
+        help="listen in plain text on an address other than loopback: anyone on the way reads tokens "
+        "(ANIMUS_INSECURE_BIND)",
+    )
+    parser.add_argument(
         "--host",
         default=os.environ.get("ANIMUS_GATEWAY_HOST", "127.0.0.1"),
         help="address to listen on (ANIMUS_GATEWAY_HOST; default 127.0.0.1)",
@@ -219,8 +280,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--allowed-host",
         metavar="NAME",
         action="append",
-        help="a host name that requests may be for; may be repeated (default: loopback names when listening on a "
-        "loopback address, else any)",
+        default=_listed("ANIMUS_GATEWAY_ALLOWED_HOSTS"),
+        help="a host name that requests may be for; may be repeated (ANIMUS_GATEWAY_ALLOWED_HOSTS, with commas; "
+        "default: loopback names when listening on a loopback address, else any)",
+    )
+    parser.add_argument(
+        "--allowed-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=_listed("ANIMUS_GATEWAY_ALLOWED_ORIGINS"),
+        help="an origin whose pages may call, such as https://ui.example; may be repeated "
+        "(ANIMUS_GATEWAY_ALLOWED_ORIGINS, with commas; default: none)",
     )
     parser.add_argument("--timeout-seconds", type=float, default=30.0, help="deadline of a call (default 30)")
     parser.add_argument("--max-body-bytes", type=int, default=16 * MIB, help="largest request body (default 16 MiB)")
@@ -230,22 +300,53 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not arguments.upstream:
         parser.error("give --upstream or set ANIMUS_ADDRESS")
+    if (arguments.certificate is None) != (arguments.key is None):
+        parser.error("a certificate needs its key: give --certificate and --key")
+    if arguments.upstream_ca_file and arguments.insecure_upstream:
+        parser.error("--upstream-ca-file is for TLS, and --insecure-upstream for plain text: give one of them")
+    if arguments.certificate is None and not arguments.insecure_bind and not is_loopback(arguments.host):
+        parser.error(f"{arguments.host} is not loopback: give --certificate and --key, or --insecure-bind")
+    try:
+        check_origins(arguments.allowed_origin)
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+def _flag(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")
+
+
+def _listed(variable: str) -> list[str]:
+    return [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
+
+
+def _upstream_credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    """What the server is called with; None for plain text. A client certificate it never has: whoever called without a
+    credential of their own would be this gateway then.
+    """
+    if arguments.upstream_ca_file:
+        return grpc.ssl_channel_credentials(arguments.upstream_ca_file.read_bytes())
+    host = arguments.upstream.rpartition(":")[0].strip("[]")
+    local = is_loopback(host) or arguments.upstream.startswith("unix:")
+    return None if local or arguments.insecure_upstream else grpc.ssl_channel_credentials()
+
+
+async def _run(arguments: argparse.Namespace, credentials: grpc.ChannelCredentials | None, tls: Tls | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with open_channel(arguments.upstream, arguments.max_message_bytes) as channel:
+    async with open_channel(arguments.upstream, arguments.max_message_bytes, credentials) as channel:
         gateway = await serve_gateway(
             channel,
             arguments.host,
             arguments.port,
             max_body_bytes=arguments.max_body_bytes,
             timeout_seconds=arguments.timeout_seconds,
-            allowed_hosts=arguments.allowed_host,
+            allowed_hosts=arguments.allowed_host or None,
+            allowed_origins=arguments.allowed_origin,
+            tls=tls,
         )
         logger.info("listening on %s port %d, calling %s", gateway.host, gateway.port, arguments.upstream)
         await stop.wait()
@@ -254,12 +355,14 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen."""
+    """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen or read its files."""
     arguments = _arguments(argv)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes a line for each handshake that failed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        asyncio.run(_run(arguments))
-    except CannotListenError as error:
+        tls = Tls(TlsFiles(arguments.certificate, arguments.key, None)) if arguments.certificate else None
+        asyncio.run(_run(arguments, _upstream_credentials(arguments), tls))
+    except (CannotListenError, TlsRefused, OSError) as error:
         sys.exit(f"animus-gateway: {error}")
 
 

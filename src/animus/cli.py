@@ -1,5 +1,6 @@
 """The `animus` command. What a subcommand needs is imported when it runs, so that the others start fast."""
 
+import os
 import sys
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, NoReturn
@@ -16,8 +17,10 @@ from animus import (
     cli_log,
     cli_quality,
     cli_run,
+    cli_tls,
     cli_witness,
 )
+from animus.cli_client import CaFile, ClientCertificateFile, ClientKeyFile, TlsFiles, use_tls
 
 if TYPE_CHECKING:
     from animus.config import Settings
@@ -37,7 +40,18 @@ app.add_typer(cli_lineage.app, name="lineage")
 app.add_typer(cli_log.app, name="log")
 app.add_typer(cli_quality.app, name="quality")
 app.add_typer(cli_run.app, name="run")
+app.add_typer(cli_tls.app, name="tls")
 app.add_typer(cli_witness.app, name="witness")
+
+
+@app.callback()
+def options(
+    ca_file: CaFile = None,
+    client_certificate_file: ClientCertificateFile = None,
+    client_key_file: ClientKeyFile = None,
+) -> None:
+    """How every command that calls a server reaches it."""
+    use_tls(TlsFiles(ca_file, client_certificate_file, client_key_file))
 
 
 @app.command()
@@ -94,6 +108,8 @@ def version() -> None:
 
 def main() -> None:
     """The entry point."""
+    # gRPC writes lines of its own, for each handshake that failed: they are no JSON, and errors are told anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 
 

@@ -10,6 +10,8 @@ import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -51,6 +53,22 @@ TokenFile = Annotated[Path | None, typer.Option(envvar="ANIMUS_TOKEN_FILE", help
 Insecure = Annotated[
     bool, typer.Option(envvar="ANIMUS_INSECURE", help="Send the token in plain text to other than loopback.")
 ]
+# Before the command, for all that call a server: they belong to the machine, not to what is asked for.
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ANIMUS_CA_FILE", help="CAs of the server's certificate (PEM). Without it, loopback is plain text."
+    ),
+]
+ClientCertificateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-certificate", envvar="ANIMUS_CLIENT_CERTIFICATE_FILE", help="Client certificate (PEM), for mTLS."
+    ),
+]
+ClientKeyFile = Annotated[
+    Path | None, typer.Option("--client-key", envvar="ANIMUS_CLIENT_KEY_FILE", help="Its key (PEM).")
+]
 Project = Annotated[str, typer.Option(envvar="ANIMUS_PROJECT", help="The project.")]
 LogProject = Annotated[
     str, typer.Option(envvar="ANIMUS_PROJECT", help="The project; `instance` for the instance's log.")
@@ -75,6 +93,23 @@ AcceptEpoch = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 DEFAULT_ADDRESS = "127.0.0.1:7443"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files of the machine that commands run on."""
+
+    ca: Path | None
+    client_certificate: Path | None
+    client_key: Path | None
+
+
+_tls: ContextVar[TlsFiles | None] = ContextVar("_tls", default=None)
+
+
+def use_tls(files: TlsFiles) -> None:
+    """Has the command that follows call with these."""
+    _tls.set(files)
 
 
 def say(text: str) -> None:
@@ -132,7 +167,7 @@ def read_token(path: Path | None) -> str:
     from animus.sdk.files import read_file
 
     if path is None:
-        fail(USAGE, "no token: give --token-file or ANIMUS_TOKEN_FILE")
+        fail(USAGE, "no token: give --token-file or ANIMUS_TOKEN_FILE, or a client certificate")
     return read_file(path, MAX_TOKEN_BYTES).decode(errors="replace").strip()
 
 
@@ -143,9 +178,18 @@ def channel_to(
     """A channel to the server, closed at the end."""
     from animus.sdk.client import connect_blocking
 
-    token = read_token(token_file)
+    files = _tls.get() or TlsFiles(None, None, None)
+    token = "" if token_file is None and files.client_certificate else read_token(token_file)
     try:
-        channel = connect_blocking(address, token, receipts, insecure=insecure)
+        channel = connect_blocking(
+            address,
+            token,
+            receipts,
+            insecure=insecure,
+            ca_file=files.ca,
+            certificate_file=files.client_certificate,
+            key_file=files.client_key,
+        )
     except ValueError as error:
         fail(USAGE, str(error))
     with channel:

@@ -53,6 +53,28 @@ class Settings(BaseModel):
     gateway_port: int = Field(default=8080, ge=0, le=65_535, description="Port of HTTP; 0 for any.")
     metrics_host: str = Field(default="127.0.0.1", description="Address of Prometheus metrics.")
     metrics_port: int = Field(default=9464, ge=0, le=65_535, description="Port of Prometheus metrics; 0 for any.")
+    tls_certificate_file: Path | None = Field(
+        default=None,
+        description="PEM: certificate of gRPC, HTTP and metrics, and its CAs but the root; empty: plain text.",
+    )
+    tls_key_file: Path | None = Field(default=None, description="PEM: its key, readable by nobody else.")
+    tls_client_ca_file: Path | None = Field(
+        default=None, description="PEM: CAs of client certificates; empty: none are taken."
+    )
+    mtls_port: int = Field(
+        default=7444,
+        ge=0,
+        le=65_535,
+        description="Port of gRPC that requires a client certificate, where there are CAs of them; 0 for any.",
+    )
+    gateway_allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Host names that HTTP is served for, with commas; empty: loopback names on loopback, else any.",
+    )
+    gateway_allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origins whose pages may call (CORS), such as https://ui.example, with commas; empty: none.",
+    )
     insecure_bind: bool = Field(
         default=False, description="Allow plain text on addresses other than loopback: anyone on the way reads tokens."
     )
@@ -70,7 +92,20 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of logs.")
     log_format: Literal["json", "text"] = Field(default="json", description="`json` for machines, `text` for people.")
 
-    @field_validator("log_dir", "log_policy_file", "issuers_file", mode="before")
+    @field_validator("gateway_allowed_hosts", "gateway_allowed_origins", mode="before")
+    @classmethod
+    def _by_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        "log_dir",
+        "log_policy_file",
+        "issuers_file",
+        "tls_certificate_file",
+        "tls_key_file",
+        "tls_client_ca_file",
+        mode="before",
+    )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None  # not the working directory, which an empty path is

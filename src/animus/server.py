@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 import secrets
+import shutil
 import signal
-import socket
-import threading
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +20,6 @@ import structlog
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from animus.codec import encode, sha256
@@ -36,6 +34,7 @@ from animus.domain.policy import load_policy
 from animus.domain.project import Project
 from animus.files import create_private
 from animus.keyring import Keyring, KeyringError, made_up_name
+from animus.prometheus import serve_metrics
 from animus.service.access import AccessService
 from animus.service.audit import AuditService
 from animus.service.calls import Calls
@@ -63,6 +62,7 @@ from animus.store.migrate import migrate
 from animus.store.signer_state import SignerState, SignerStateError
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
 from animus.telemetry import Telemetry
+from animus.tls import Tls, TlsFiles, TlsRefused, is_loopback
 from animus.v1 import (
     access_pb2,
     audit_pb2,
@@ -86,6 +86,7 @@ from animus.workers.token_use import TokenUses
 FIRST_TOKEN_DAYS = 365
 MAX_METADATA_BYTES = 16 << 10  # a JWT of 8 KiB, and what else a proxy on the way adds
 SIGNER_STATE_FILE = "signer.db"
+MAX_SOCKET_PATH_BYTES = 107  # of Linux; a path that is cut short would be another one
 STREAM_SECONDS = 0.5  # for open health and reflection streams, which would hold the shutdown as long as it lets them
 
 log = structlog.get_logger("animus.server")
@@ -104,6 +105,7 @@ class Running:
     """Where a server is reached."""
 
     grpc: str  # host:port
+    mtls: str  # host:port that requires a client certificate; empty where none is taken
     http: str  # URL; empty without gateway
     metrics: str  # URL
     data_dir: Path
@@ -192,12 +194,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
 
     Raises StartRefused, EmbeddedError, LoginRefused, MigrationRefused, Unavailable or UnsafeDatabase.
     """
-    for host in (settings.grpc_host, settings.gateway_host, settings.metrics_host):
-        if not settings.insecure_bind and not _is_loopback(host):
-            raise StartRefused(
-                f"{host} is not loopback and this version has no TLS: bind to 127.0.0.1 behind a proxy, or set"
-                " ANIMUS_INSECURE_BIND=true, which lets anyone on the network's path read tokens"
-            )
+    tls = _tls(settings)
     data_dir = settings.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
@@ -209,7 +206,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         telemetry = Telemetry(settings.otlp_endpoint)
         stack.callback(telemetry.close)
         _follow_log(telemetry, served)
-        metrics_port = _serve_metrics(stack, telemetry, settings)
+        metrics_port = _serve_metrics(stack, telemetry, settings, tls)
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
@@ -237,12 +234,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         for method in ("Check", "Watch", "List"):
             assert f"{health.SERVICE_NAME}/{method}" in METHODS
-        try:
-            grpc_port = server.add_insecure_port(f"{settings.grpc_host}:{settings.grpc_port}")
-        except RuntimeError:
-            raise StartRefused(
-                f"port {settings.grpc_port} on {settings.grpc_host} is taken: set ANIMUS_GRPC_PORT"
-            ) from None
+        grpc_address, mtls_address = _listen(server, settings, tls)
+        own_socket = _own_socket(stack, server) if settings.gateway else ""
         if served.leader is not None:
             await served.leader.start()
             leading = asyncio.create_task(served.leader.run())
@@ -253,12 +246,9 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         watch = asyncio.create_task(_watch(served, healths, ["", *names], postgres))
         stack.push_async_callback(_cancel, watch)
         await _set_health(healths, ["", *names], health_pb2.HealthCheckResponse.SERVING)
-        grpc_address = f"{settings.grpc_host}:{grpc_port}"
-        http = ""
-        if settings.gateway:
-            http = await _serve_gateway(stack, grpc_address, settings)
-        metrics = f"http://{settings.metrics_host}:{metrics_port}/metrics"
-        running = Running(grpc_address, http, metrics, data_dir, engine, served, uses)
+        http = await _serve_gateway(stack, own_socket, settings, tls) if settings.gateway else ""
+        metrics = f"{_scheme(tls)}://{settings.metrics_host}:{metrics_port}/metrics"
+        running = Running(grpc_address, mtls_address, http, metrics, data_dir, engine, served, uses)
         _write_state(stack, running)
         stack.push_async_callback(calls.drain, settings.drain_seconds)
         # Said first when it ends: load balancers look away while open calls are still answered.
@@ -276,6 +266,7 @@ async def serve(settings: Settings) -> None:
         log.info(
             "serving",
             grpc=running.grpc,
+            mtls=running.mtls,
             http=running.http,
             metrics=running.metrics,
             data_dir=str(running.data_dir),
@@ -453,10 +444,78 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _serve_gateway(stack: AsyncExitStack, grpc_address: str, settings: Settings) -> str:
+def _tls(settings: Settings) -> Tls | None:
+    """What the listeners speak; None for plain text. Raises StartRefused where that is not allowed."""
+    certificate, key = settings.tls_certificate_file, settings.tls_key_file
+    if certificate is not None and key is not None:
+        try:
+            return Tls(TlsFiles(certificate, key, settings.tls_client_ca_file))
+        except TlsRefused as error:
+            raise StartRefused(str(error)) from None
+    if certificate is not None or key is not None or settings.tls_client_ca_file is not None:
+        raise StartRefused(
+            "TLS needs a certificate and its key: set ANIMUS_TLS_CERTIFICATE_FILE and ANIMUS_TLS_KEY_FILE"
+        )
+    hosts = [settings.grpc_host, settings.metrics_host, *([settings.gateway_host] if settings.gateway else [])]
+    for host in hosts:
+        if not settings.insecure_bind and not is_loopback(host):
+            raise StartRefused(
+                f"{host} is not loopback: set ANIMUS_TLS_CERTIFICATE_FILE and ANIMUS_TLS_KEY_FILE, or set"
+                " ANIMUS_INSECURE_BIND=true, which lets anyone on the network's path read tokens"
+            )
+    return None
+
+
+def _scheme(tls: Tls | None) -> str:
+    return "http" if tls is None else "https"
+
+
+def _listen(server: grpc.aio.Server, settings: Settings, tls: Tls | None) -> tuple[str, str]:
+    """The addresses of gRPC: the one for tokens, and the one for client certificates, empty where none is taken.
+
+    They are two because gRPC has no port that asks for a certificate and can do without.
+    """
+
+    def add(port: int, setting: str, credentials: grpc.ServerCredentials | None) -> str:
+        address = f"{settings.grpc_host}:{port}"
+        try:
+            if credentials is None:
+                found = server.add_insecure_port(address)
+            else:
+                found = server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise StartRefused(f"port {port} on {settings.grpc_host} is taken: set {setting}") from None
+        return f"{settings.grpc_host}:{found}"
+
+    grpc_address = add(settings.grpc_port, "ANIMUS_GRPC_PORT", tls.credentials(require_client=False) if tls else None)
+    if tls is None or not tls.takes_client_certificates:
+        return grpc_address, ""
+    return grpc_address, add(settings.mtls_port, "ANIMUS_MTLS_PORT", tls.credentials(require_client=True))
+
+
+def _own_socket(stack: AsyncExitStack, server: grpc.aio.Server) -> str:
+    """A Unix socket for the gateway of this process: no certificate is needed on it, and no port.
+
+    Its folder is open to this account only. What comes over it is believed about client certificates.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="animus-"))  # mode 0700
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "gateway"
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise StartRefused(f"{path} is too long for a socket: set TMPDIR to a shorter one")
+    server.add_insecure_port(f"unix:{path}")
+    return f"unix:{path}"
+
+
+async def _serve_gateway(stack: AsyncExitStack, target: str, settings: Settings, tls: Tls | None) -> str:
+    from animus_gateway.app import check_origins
     from animus_gateway.main import CannotListenError, open_channel, serve_gateway
 
-    channel = open_channel(grpc_address, 4 * settings.max_message_bytes)
+    try:
+        check_origins(settings.gateway_allowed_origins)
+    except ValueError as error:
+        raise StartRefused(f"ANIMUS_GATEWAY_ALLOWED_ORIGINS: {error}") from None
+    channel = open_channel(target, 4 * settings.max_message_bytes)
     stack.push_async_callback(channel.close)
     try:
         gateway = await serve_gateway(
@@ -465,11 +524,14 @@ async def _serve_gateway(stack: AsyncExitStack, grpc_address: str, settings: Set
             settings.gateway_port,
             max_body_bytes=settings.max_message_bytes,
             timeout_seconds=settings.call_timeout_seconds,
+            allowed_hosts=settings.gateway_allowed_hosts or None,
+            allowed_origins=settings.gateway_allowed_origins,
+            tls=tls,
         )
     except CannotListenError as error:
         raise StartRefused(str(error)) from None
     stack.push_async_callback(gateway.stop)
-    return f"http://{settings.gateway_host}:{gateway.port}"
+    return f"{_scheme(tls)}://{settings.gateway_host}:{gateway.port}"
 
 
 def _follow_log(telemetry: Telemetry, served: ServedLog) -> None:
@@ -482,32 +544,30 @@ def _follow_log(telemetry: Telemetry, served: ServedLog) -> None:
         telemetry.follow("animus_log_published", "Checkpoints published since the start.", lambda: leader.published)
 
 
-def _serve_metrics(stack: AsyncExitStack, telemetry: Telemetry, settings: Settings) -> int:
+def _serve_metrics(stack: AsyncExitStack, telemetry: Telemetry, settings: Settings, tls: Tls | None) -> int:
+    if tls is not None:
+        telemetry.follow(
+            "animus_certificate_expire_time_seconds",
+            "When the server's certificate expires, in seconds since 1970.",
+            lambda: tls.newest().expire_time,
+        )
     try:
-        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, telemetry.registry)
+        port, stop = serve_metrics(
+            settings.metrics_host, settings.metrics_port, telemetry.registry, tls.context() if tls else None
+        )
     except OSError:
         raise StartRefused(
             f"port {settings.metrics_port} on {settings.metrics_host} is taken: set ANIMUS_METRICS_PORT"
         ) from None
-
-    def stop() -> None:
-        ending = threading.Thread(target=server.shutdown)
-        ending.start()
-        while ending.is_alive():  # the library's loop looks up twice a second, or when someone knocks
-            with contextlib.suppress(OSError):
-                socket.create_connection((settings.metrics_host, server.server_port), timeout=1).close()
-            ending.join(0.01)
-        server.server_close()
-        thread.join()
-
     stack.callback(stop)
-    return int(server.server_port)
+    return port
 
 
 def _write_state(stack: AsyncExitStack, running: Running) -> None:
     """Says where the server is, for tools on the same machine; replaced as a whole, removed at the end."""
     path = running.data_dir / "server.json"
-    state = {"pid": os.getpid(), "grpc": running.grpc, "http": running.http, "metrics": running.metrics}
+    state = {"pid": os.getpid(), "grpc": running.grpc, "mtls": running.mtls}
+    state |= {"http": running.http, "metrics": running.metrics}
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(state) + "\n")
     scratch.replace(path)
@@ -542,11 +602,3 @@ def _issuers(path: Path | None) -> Issuers:
         return open_issuers(path, time.monotonic)
     except IssuersRefused as error:
         raise StartRefused(str(error)) from None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False

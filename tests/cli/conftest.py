@@ -65,7 +65,15 @@ def command(server: Server, token: str, folder: Path, *words: str, project: str 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for state, and no settings from outside."""
-    for name in ("ADDRESS", "PROJECT", "TOKEN_FILE", "INSECURE"):
+    for name in (
+        "ADDRESS",
+        "PROJECT",
+        "TOKEN_FILE",
+        "INSECURE",
+        "CA_FILE",
+        "CLIENT_CERTIFICATE_FILE",
+        "CLIENT_KEY_FILE",
+    ):
         monkeypatch.delenv(f"ANIMUS_{name}", raising=False)
     folder = tmp_path / "home"
     folder.mkdir()

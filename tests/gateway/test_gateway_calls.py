@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from animus_gateway.app import check_origins
 from gateway_harness import MAX_BODY_BYTES, Stack, gateway_to, raw_exchange
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -423,6 +424,10 @@ async def test_every_answer_has_the_security_headers(stack: Stack) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["content-security-policy"].startswith("default-src 'none'")
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["x-frame-options"] == "DENY"
+        assert "strict-transport-security" not in response.headers  # over HTTP it would mean nothing
         assert response.headers["content-type"] == "application/json"
         assert not {"set-cookie", "access-control-allow-origin", "server", "x-powered-by"} & set(response.headers)
 
@@ -458,6 +463,43 @@ async def test_the_operator_says_which_host_names_are_served(stack: Stack) -> No
         ]:
             headers = {"host": host} | ({"origin": origin} if origin else {})
             assert (await client.get("/v1/projects", headers=headers)).status_code == status
+
+
+async def test_pages_of_an_allowed_origin_may_call(stack: Stack) -> None:
+    """They are told which methods and headers, may read receipts, and send no cookie; pages of others are refused."""
+    page, method = {"origin": "https://ui.example"}, {"access-control-request-method": "POST"}
+    async with gateway_to(stack.target, allowed_origins=["https://ui.example"]) as (_, client):
+        sent = {"access-control-request-headers": "authorization, content-type"}
+        asked = await client.options("/v1/projects", headers={**page, **method, **sent})
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] == "https://ui.example"
+        assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+        assert asked.headers["access-control-allow-methods"] == "GET, POST"
+        assert "access-control-allow-credentials" not in asked.headers
+        for path, status in (("/v1/projects", 200), ("/nothing", 404)):
+            answer = await client.get(path, headers=page)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == "https://ui.example"
+            assert "animus-audit-receipt" in answer.headers["access-control-expose-headers"]
+        refused = await client.options(
+            "/v1/projects", headers={**page, **method, "access-control-request-headers": "x"}
+        )
+        assert refused.status_code == 400
+        for origin in ("https://evil.example", "https://ui.example.evil.example", "http://ui.example", "null"):
+            for verb in ("GET", "OPTIONS"):
+                answer = await client.request(verb, "/v1/projects", headers={**method, "origin": origin})
+                assert_refused(answer, 400, "REQUEST_MALFORMED")
+                assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "http://ui.example", "https://ui.example/", "https://*.example", "ui", ""]
+)
+def test_what_is_no_exact_origin_cannot_be_allowed(origin: str) -> None:
+    """Nor one of plain text, whose pages anybody on the way could have written; loopback is this machine."""
+    with pytest.raises(ValueError, match="is no origin"):
+        check_origins([origin])
+    check_origins(["https://ui.example", "https://ui.example:8443", "http://localhost:3000", "http://[::1]:1"])
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "file://", "http://127.0.0.1:1", "x"])

@@ -7,15 +7,28 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import httpx
 import pytest
-from animus_gateway.main import CannotListenError, main, open_channel, serve_gateway
-from gateway_harness import Stack, gateway_to
+from animus_gateway.main import (
+    CannotListenError,
+    _arguments,
+    _upstream_credentials,
+    main,
+    open_channel,
+    serve_gateway,
+)
+from animus_gateway.routes import contract_files
+from gateway_harness import Stack, gateway_to, upstream_of
 
+from animus.dev_certificates import Authority
 from animus.v1 import project_pb2
 
 
@@ -81,6 +94,10 @@ def test_a_port_in_use_gets_one_clear_line() -> None:
         ([], "give --upstream or set ANIMUS_ADDRESS"),
         (["--upstream", "h:1", "--port", "x"], "invalid int value: 'x'"),
         (["--upstream", "h:1", "--nothing"], "unrecognized arguments"),
+        (["--upstream", "h:1", "--host", "0.0.0.0"], "0.0.0.0 is not loopback: give --certificate and --key, or"),
+        (["--upstream", "h:1", "--certificate", "c"], "a certificate needs its key"),
+        (["--upstream", "h:1", "--upstream-ca-file", "c", "--insecure-upstream"], "give one of them"),
+        (["--upstream", "h:1", "--allowed-origin", "*"], "'*' is no origin"),
     ],
 )
 def test_wrong_usage_is_explained(
@@ -116,6 +133,53 @@ async def test_a_port_in_use_is_a_typed_error_and_leaves_the_other_gateway_alone
         with pytest.raises(CannotListenError, match="in use"):
             await serve_gateway(channel, "127.0.0.1", stack.gateway.port)
     assert (await stack.client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secure"),
+    [
+        (["--upstream", "127.0.0.1:1"], False),
+        (["--upstream", "localhost:1"], False),
+        (["--upstream", "[::1]:1"], False),
+        (["--upstream", "unix:socket"], False),
+        (["--upstream", "animus.example:1"], True),
+        (["--upstream", "10.0.0.1:1"], True),
+        (["--upstream", "animus.example:1", "--insecure-upstream"], False),
+    ],
+)
+def test_tokens_leave_this_machine_in_tls_unless_told_otherwise(arguments: list[str], secure: bool) -> None:
+    """The server is called in plain text on loopback only, or where the operator says so."""
+    assert (_upstream_credentials(_arguments(arguments)) is not None) is secure
+
+
+async def test_the_command_speaks_tls_on_both_sides(tmp_path: Path) -> None:
+    """With files for it: HTTPS in front, and gRPC over TLS behind; a key that others can read ends it with one line."""
+    authority = Authority.new(datetime.now(UTC).replace(microsecond=0), 1)
+    pair = authority.server(["127.0.0.1"])
+    names = {"--upstream-ca-file": authority.pem, "--certificate": pair.certificate, "--key": pair.key}
+    for name, data in names.items():
+        path = tmp_path / name
+        path.touch(0o600)
+        path.write_bytes(data)
+    files = [word for name in names for word in (name, str(tmp_path / name))]
+    upstream = upstream_of(contract_files())
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers([upstream])
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
+    await server.start()
+    try:
+        process, listening = await start("--port", "0", "--upstream", f"127.0.0.1:{port}", *files)
+        context = ssl.create_default_context(cadata=authority.pem.decode())
+        async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+            assert (await client.get(f"https://127.0.0.1:{listening}/v1/projects/p")).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.communicate(), timeout=20)
+    finally:
+        await server.stop(None)
+    assert upstream.request == project_pb2.GetProjectRequest(project_id="p")
+    (tmp_path / "--key").chmod(0o644)
+    with pytest.raises(SystemExit, match="animus-gateway: others can read or change the key"):
+        main(["--upstream", "127.0.0.1:1", *files])
 
 
 async def test_stopping_lets_open_requests_end(stack: Stack) -> None:
@@ -165,7 +229,7 @@ async def test_a_message_beyond_the_channels_limit_is_refused(stack: Stack) -> N
 
 
 def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
-    """It speaks gRPC only: of `animus` it knows the contract."""
+    """It speaks gRPC only: of `animus` it knows the contract, and how TLS is served."""
     script = (
         "import sys, animus_gateway.main\n"
         "print(sorted(name for name in sys.modules if name.startswith('animus.') and not name.startswith('animus.v1')))"
@@ -173,4 +237,4 @@ def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=30, check=True
     )
-    assert ended.stdout.strip() == "[]"
+    assert ended.stdout.strip() == "['animus.tls']"

@@ -26,6 +26,7 @@ from animus.domain.document import Sealed, join, seal
 from animus.domain.errors import Denied, DomainError, Invalid, NotFound, Unavailable, Violation, invalid
 from animus.domain.names import RANDOM_ID, check_pattern, check_request_id, check_resource_id, run_name
 from animus.domain.run import Run
+from animus.service.certificates import presented
 from animus.service.identity import Identity
 from animus.service.issuers import Issuers
 from animus.service.status import code_of, internal_status, status_of
@@ -164,6 +165,7 @@ class Served:
 
     trace: CallTrace
     metadata: list[tuple[str, str | bytes]]
+    certificate: str  # of the client, in PEM; empty where there is none
     trailing: list[tuple[str, str | bytes]]
 
 
@@ -246,7 +248,7 @@ class Calls:
                 async def check() -> None:
                     nonlocal checked
                     if time.monotonic() >= checked + STREAM_IDENTITY_SECONDS:
-                        principal = await self._identity.principal(served.metadata)
+                        principal = await self._identity.principal(served.metadata, served.certificate)
                         if principal.grants != caller.principal.grants:
                             await self._admit(Caller(principal, name), request, has_project=has_project, mutates=False)
                         checked = time.monotonic()
@@ -290,7 +292,7 @@ class Calls:
         metadata = [(str(key), value) for key, value in context.invocation_metadata() or ()]
         try:
             with self._telemetry.call(name, metadata) as trace:
-                served = Served(trace, metadata, [("animus-trace-id", trace.trace_id)])
+                served = Served(trace, metadata, presented(context, metadata), [("animus-trace-id", trace.trace_id)])
                 try:
                     if self._draining.is_set():
                         raise _draining()
@@ -341,7 +343,7 @@ class Calls:
         mutates = "request_id" in method.input_type.fields_by_name
 
         async def admit(data: bytes, served: Served) -> tuple[Any, Caller]:
-            caller = Caller(await self._identity.principal(served.metadata), name)
+            caller = Caller(await self._identity.principal(served.metadata, served.certificate), name)
             served.trace.principal = caller.principal.name
             request: Any = _parse(request_class, data)
             if complete is not None:

@@ -7,6 +7,7 @@ on any replica.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
@@ -14,6 +15,8 @@ from animus.codec import sha256
 from animus.domain import document
 from animus.domain.access import TOKEN, CredentialKind, Principal, Role, RoleBinding, RunToken, Token
 from animus.domain.errors import Denied
+from animus.domain.names import format_time
+from animus.service.certificates import named_by
 from animus.service.issuers import Issuers
 from animus.service.jwt import Untrusted
 from animus.store.unit_of_work import UnitOfWork
@@ -35,16 +38,20 @@ class Identity:
         self._known: dict[str, tuple[float, Principal]] = {}  # by digest of the token
         self._grants: dict[tuple[str, ...], tuple[float, dict[str, frozenset[Role]]]] = {}  # by members
 
-    async def principal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal:
+    async def principal(self, metadata: Iterable[tuple[str, str | bytes]], certificate: str) -> Principal:
         """The caller. Raises Denied TOKEN_INVALID, the same for every fault of a credential.
 
-        Raises Unavailable too, where nothing can be said of one: the database or the issuer does not answer.
+        `certificate` is the client certificate of the connection, verified, in PEM; empty where there is none. A bearer
+        credential counts in its place. Raises Unavailable too, where nothing can be said of a credential: the database
+        or the issuer does not answer.
         """
         token = _bearer(metadata)
         if TOKEN.fullmatch(token):
             return await self._of_token(token)
         if token.count(".") == 2:
             return await self._of_jwt(token)
+        if not token and certificate:
+            return await self._of_certificate(certificate)
         raise _refused()
 
     async def _of_token(self, token: str) -> Principal:
@@ -83,6 +90,14 @@ class Identity:
             raise _refused() from None
         grants = await self._granted(subject.members)
         return Principal(subject.name, grants, CredentialKind.JWT, "", subject.expire_time, subject.members)
+
+    async def _of_certificate(self, certificate: str) -> Principal:
+        named = named_by(certificate)
+        if not named.members or named.expire_time <= time.time():  # a connection may outlive its certificate
+            raise _refused()
+        grants = await self._granted(named.members)
+        expires = format_time(datetime.fromtimestamp(named.expire_time, UTC))
+        return Principal(named.members[0], grants, CredentialKind.CERTIFICATE, "", expires, named.members)
 
     async def _granted(self, members: Sequence[str]) -> dict[str, frozenset[Role]]:
         """The roles of the members by project, as their role bindings give them."""
