@@ -1,10 +1,26 @@
 """Access: the table of roles keeps duties apart, and a token is what its pattern says and no more."""
 
 import secrets
+from typing import Any
 
 import pytest
 
-from animus.domain.access import METHODS, PUBLIC, TOKEN, Role, Scope, Token, check_token_scope, principal_of
+from animus.domain.access import (
+    METHODS,
+    PUBLIC,
+    TOKEN,
+    BreakGlass,
+    Role,
+    RoleBinding,
+    RunToken,
+    Scope,
+    ServiceAccount,
+    ServiceAccountEnd,
+    Token,
+    TokenRevocation,
+    check_token_scope,
+    principal_of,
+)
 from animus.domain.names import SYSTEM_PROJECT
 from domain.test_names import BROKEN, INVISIBLE, SPACES
 from domain.values import ONE, TIME, refusal
@@ -174,6 +190,42 @@ def test_roles_of_the_instance_belong_to_its_project(role: Role) -> None:
 def test_a_token_outside_its_rules_is_refused_by_field(values: tuple[str, str, Role, str], field: str) -> None:
     """A registration holds a digest, never the token, and an end."""
     assert refusal(Token, *values).field == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "field"),
+    [
+        (ServiceAccount, ("Ci", "", ""), "serviceAccountId"),
+        (ServiceAccount, ("ci", "x" * 201, ""), "displayName"),
+        (ServiceAccount, ("ci", "", "x" * 2_001), "description"),
+        (ServiceAccountEnd, ("ci-", "why"), "serviceAccountId"),
+        (ServiceAccountEnd, ("ci", ""), "reason"),
+        (RunToken, (ONE, "1", "ci", "p", TIME), "runId"),
+        (RunToken, (ONE, "a" * 32, "oidc:corp:x", "p", TIME), "principal"),
+        (RunToken, (ONE, "a" * 32, "ci", "", TIME), "principalProjectId"),
+        (RunToken, (ONE, "a" * 32, "ci", "p", ""), "expireTime"),
+        (TokenRevocation, ("x", "why"), "tokenDigest"),
+        (TokenRevocation, (ONE, ""), "reason"),
+        (RoleBinding, ("oidc:corp:x", (Role.VIEWER, Role.VIEWER), 1), "roles[1]"),
+        (RoleBinding, ("oidc:corp:x", (), 0), "version"),
+        (BreakGlass, (ONE, "", "owner"), "reason"),
+        (BreakGlass, (ONE, "why", ""), "databaseRole"),
+    ],
+)
+def test_what_gives_or_takes_a_right_is_refused_by_field(kind: Any, values: tuple[Any, ...], field: str) -> None:
+    """Outside its rules, no such record exists; an end always has a reason."""
+    assert refusal(kind, *values).field == field
+
+
+def test_a_member_is_of_a_kind_an_issuer_and_a_name() -> None:
+    """Printable ASCII of at most 400 characters, with no space at either end: it is one line wherever it is shown."""
+    for kind in ("oidc:corp", "group:corp-2", "certificate:uri", "certificate:dns", "certificate:email"):
+        for name in ("x", "a b", "spiffe://corp/ns/train", "~" * 400, "a:b"):
+            assert RoleBinding(f"{kind}:{name}", (), 1).member == f"{kind}:{name}"
+        for name in ("", " x", "x ", "x" * 401, "\u00e9", *(f"x{odd}" for odd in [*INVISIBLE, *BROKEN])):
+            assert refusal(RoleBinding, f"{kind}:{name}", (), 1).field == "member"
+    for kind in ("", "oidc", "oidc:", "oidc:Corp", "user:corp", "certificate:ip", "certificate", "OIDC:corp"):
+        assert refusal(RoleBinding, f"{kind}:x", (), 1).field == "member"
 
 
 def test_a_token_text_names_its_project_in_one_way() -> None:

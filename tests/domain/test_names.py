@@ -313,9 +313,14 @@ def test_full_names_nest() -> None:
     assert artifact == "projects/p/runs/r/steps/s/attempts/2/artifacts/model"
     assert artifact.startswith(names.attempt_name("p", "r", "s", 2) + "/")
     assert names.plan_name("p", "r") == "projects/p/runs/r/plan"
+    token = names.run_token_name("p", "r", ONE)
+    assert token == f"projects/p/runs/r/tokens/{ONE}"
+    assert names.token_revocation_name(token) == f"{token}/revocation"
+    assert names.role_binding_name("p", "group:corp:a/b %2F") == "projects/p/roleBindings/group%3Acorp%3Aa%2Fb%20%252F"
     for name in (
         names.token_name("p", ONE), names.environment_lock_name("p", ONE), names.pipeline_spec_name("p", ONE),
-        names.artifact_name("p", ONE), names.commit_name("p", "x", "c" * 40),
+        names.artifact_name("p", ONE), names.commit_name("p", "x", "c" * 40), names.service_account_name("p", "ci"),
+        names.role_binding_name("p", "oidc:corp:a"),
     ):  # fmt: skip
         assert name.startswith(names.project_name("p") + "/")
 

@@ -224,6 +224,7 @@ async def test_what_is_done_in_one_project_changes_no_answer_in_another(server: 
     known = {
         "run_id": run_b.run_id,
         "dataset_id": "data",
+        "service_account_id": "admin",
         "direction": 1,
         "entry_id": run_b.record.audit_entry_id,
         "width": 1,
