@@ -49,8 +49,8 @@ clean: ## remove what the other targets made, both virtual environments included
 
 ## Check: what .ci/run runs
 
-.PHONY: check lint format-check typecheck proto-check deploy-check security demo-smoke
-check: test lint format-check typecheck proto-check deploy-check security demo-smoke ## all of the checks, tests and demo included
+.PHONY: check lint format-check typecheck proto-check deploy-check security audit demo-smoke
+check: test lint format-check typecheck proto-check deploy-check security audit demo-smoke ## all of the checks, tests and demo included
 
 lint: .venv/installed ## ruff
 	@$(BIN)/ruff check .
@@ -61,7 +61,7 @@ format-check: .venv/installed ## ruff and buf, changing nothing
 
 typecheck: .venv/installed ## mypy, strict, tests included; folders that have a conftest.py of the same name apart
 	@$(BIN)/mypy
-	@$(BIN)/mypy demo benchmarks faults
+	@$(BIN)/mypy demo benchmarks faults supply
 	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{cli,domain,faults,golden,sdk,service,store,verify}
 	@MYPYPATH=src:gateway:tests:tests/gateway $(BIN)/mypy tests/gateway
 	@MYPYPATH=src:gateway:tests:tests/demo $(BIN)/mypy tests/demo
@@ -79,13 +79,16 @@ deploy-check: .venv/installed ## hadolint, and the compose file against its sche
 security: .venv/installed ## bandit
 	@$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src gateway migrations demo
 
+audit: .venv/installed ## known weaknesses of the locked packages; AUDIT="-s osv" takes another service
+	@$(BIN)/python -m supply.audit $(AUDIT)
+
 demo-smoke: .venv/installed ## the demo without a person, what it prints checked; then again with the server killed
 	@$(BIN)/python -m demo.smoke
 	@$(BIN)/python -m demo.smoke --kill
 
 ## Measure and break: bounded, on this machine only, minutes each
 
-.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile faults
+.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile faults fuzz
 bench-log: .venv/installed ## what the audit log costs, and how fast it is, as JSON
 	@$(BIN)/python -m benchmarks.log
 
@@ -106,12 +109,17 @@ faults: .venv/installed ## 200 kills under load, leaders taken away, 8 writers a
 	@$(BIN)/python -m faults.replicas --times 10
 	@$(BIN)/python -m faults.writers --writers 8 --seconds 30
 
+fuzz: .venv/installed ## 100,000 random and mutated messages to every RPC, and every HTTP route by its description
+	@$(BIN)/python -m faults.fuzz --messages 100000
+	@$(BIN)/python -m faults.http --examples 50
+
 ## Release
 
 .PHONY: wheel proto-baseline
-wheel: .venv/installed ## build the wheel and the source distribution into dist/
+wheel: .venv/installed ## build the wheel, its list of packages (SBOM) and the source distribution into dist/
 	@rm -rf dist
 	@$(BIN)/hatchling build
+	@$(BIN)/python -m supply.sbom dist/*.whl
 
 proto-baseline: .venv/installed ## take the contract as it is for the one that later changes must not break
 	@$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb

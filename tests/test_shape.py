@@ -935,5 +935,5 @@ def undocumented(files: Sources) -> list[str]:
 
 def test_public_things_say_what_they_promise() -> None:
     """Each public module, class and function of the program has a docstring."""
-    assert undocumented(sources("src", "gateway", "demo", "migrations", "benchmarks", "faults")) == []
+    assert undocumented(sources("src", "gateway", "demo", "migrations", "benchmarks", "faults", "supply")) == []
     assert undocumented({"x.py": "def f(): pass\nclass _C: pass"}) == ["x.py", "x.py: f"]
