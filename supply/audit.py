@@ -1,8 +1,8 @@
 """Whether packages of the locks have known weaknesses: `python -m supply.audit`, with options of pip-audit.
 
-pip-audit asks a service by name and version. A service without any advisories answers of every package that it has none,
-so a version whose weakness has been public for years is asked for too: where that is not reported, nothing was checked.
-The exit code is 1 for a weakness and 0 otherwise: without a network nothing is known, and it says so.
+pip-audit asks a service by name and version. A service without any advisories answers of every package that it has
+none, so a version whose weakness has been public for years is asked for too: where that is not reported, nothing was
+checked. The exit code is 1 for a weakness and 0 otherwise: without a network nothing is known, and it says so.
 """
 
 import json
@@ -47,7 +47,7 @@ def ask(requirements: str, options: Sequence[str]) -> tuple[list[dict[str, Any]]
         command = [sys.executable, "-m", "pip_audit", "--requirement", str(file), "--no-deps", "--disable-pip"]
         command += ["--format", "json", "--progress-spinner", "off", *options]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)  # noqa: S603 - our own
         except subprocess.TimeoutExpired:
             return [], f"no answer within {SECONDS} s"
     try:

@@ -54,10 +54,11 @@ def licences(name: str) -> list[License]:
         said = metadata(name)
     except PackageNotFoundError:
         return []
-    classified = [
-        each.rpartition(" :: ")[2] for each in said.get_all("Classifier", []) if each.startswith("License ::")
+    stated = [
+        *said.get_all("License-Expression", []),
+        *(each.rpartition(" :: ")[2] for each in said.get_all("Classifier", []) if each.startswith("License ::")),
+        *(each.strip() for each in said.get_all("License", [])),
     ]
-    stated = [said.get("License-Expression", ""), *classified[:1], said.get("License", "").strip()]
     text = next((each for each in stated if each and len(each) <= MAX_NAME and "\n" not in each), "")
     return [LicenseFactory().make_from_string(text)] if text else []
 
