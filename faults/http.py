@@ -64,8 +64,7 @@ class Record:
 
 def explore(base: str, token: str, corpus: Corpus, learned: Learned, examples: int, number: int) -> Record:
     """Sends so many requests to every operation, with the token and without."""
-    bodies = {rpc.name: MessageToDict(message) for rpc, message in corpus}
-    bodies["RecordOpenLineageEvent"] = EVENT  # it stands in the body as it is
+    known = {rpc.name: MessageToDict(message) for rpc, message in corpus}
     record = Record()
     document = requests.get(f"{base}/openapi.json", timeout=SECONDS).json()
     config = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
@@ -75,10 +74,18 @@ def explore(base: str, token: str, corpus: Corpus, learned: Learned, examples: i
             raise Violation(f"the description of an operation is not taken: {found.err()}")
         operation = found.ok()
         name = str(operation.definition.raw["operationId"])
-        known = {each.name: value for each in operation.path_parameters if (value := _known(each.name, learned))}
-        choices: list[dict[str, Any]] = [{}, {"path_parameters": known}]
+        request = known[name.split("_")[1]]
+        path = {
+            each.name: value for each in operation.path_parameters if (value := _known(each.name, request, learned))
+        }
+        query = {each.name: request[each.name] for each in operation.query if each.name in request}
+        choices: list[dict[str, Any]] = [{}, {"path_parameters": path}, {"path_parameters": path, "query": query}]
         if operation.body:
-            choices.append({"path_parameters": known, "body": bodies[name.split("_")[1]]})
+            body = EVENT if name.startswith("LineageService_Record") else request  # the event stands there as it is
+            choices[1:] = [
+                {"path_parameters": path, "body": body},
+                {"path_parameters": path, "query": query, "body": body},
+            ]
         strategies = [
             operation.as_strategy(generation_mode=mode, **choice)
             for choice in choices
@@ -160,11 +167,10 @@ def _judge(name: str, case: Any, response: Any, record: Record, *, with_token: b
         record.note(name, failure.title, f"{failure} {text[:300]} {case.as_curl_command()}")
 
 
-def _known(parameter: str, learned: Learned) -> str:
-    """What the instance has for a parameter of a path."""
-    if parameter == "projectId":
-        return PROJECT
-    return next(iter(learned.get(parameter.rpartition("_")[2], [])), "")
+def _known(parameter: str, request: dict[str, Any], learned: Learned) -> Any:
+    """What a request that was taken has for a parameter of a path, or else what the instance has."""
+    name = parameter.rpartition("_")[2]
+    return PROJECT if name == "projectId" else request.get(name) or next(iter(learned.get(name, [])), "")
 
 
 def open_to_all(base: str) -> list[str]:
