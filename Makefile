@@ -75,8 +75,8 @@ deploy-check: .venv/installed ## hadolint, and the compose file against its sche
 	@$(BIN)/hadolint deploy/Dockerfile
 	@$(BIN)/python -m pytest tests/test_deploy.py
 
-# Every severity. What bandit is less sure of, and the rules left out here, are ruff's S rules of the same numbers, which
-# each line that breaks one answers with a reason; asserts state what is true by construction.
+# Every severity. What bandit is less sure of, and the rules left out here, are ruff's S rules of the same numbers, or the
+# lists of tests/test_shape.py; asserts state what is true by construction.
 security: .venv/installed ## bandit
 	@$(BIN)/bandit --quiet --recursive --confidence-level medium --skip B101,B105,B311,B404,B603,B607 \
 	  src gateway migrations demo supply

@@ -128,3 +128,13 @@ def test_a_package_that_the_lock_lacks_is_found() -> None:
     """A new dependency without a new lock ends the build."""
     with pytest.raises(LookupError, match="new-package"):
         shipped(PACKAGES, direct(PROJECT) | {"new-package"})
+
+
+def test_the_tests_that_security_md_names_are_there() -> None:
+    """Each stands in the file that the text links to."""
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"((?:`test_\w+`(?:, )?)+) in \[\w+\]\((\S+?)\)", text)
+    assert sum(tests.count("`test_") for tests, _ in named) == text.count("`test_") > 30
+    for tests, path in named:
+        source = (ROOT / path).read_text()
+        assert [name for name in re.findall(r"test_\w+", tests) if f"def {name}(" not in source] == []
