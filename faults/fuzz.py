@@ -39,6 +39,8 @@ SAMPLE_SECONDS = 1.0
 
 DEFECTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNIMPLEMENTED"})
 LOST = frozenset({"UNAUTHENTICATED", "CANCELLED"})  # the token was good, and nobody cancelled
+BUSY = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "ABORTED")  # a reason is given, and the message was not looked at
+MAX_BUSY = 0.02  # of the messages
 WAITS = frozenset({"WaitForInclusion"})  # until the server's limit, as its contract says
 TOO_LARGE = re.compile(r"message larger than max")  # of gRPC itself, before any code of ours
 # What only a traceback or an exception of the program has.
@@ -236,8 +238,10 @@ async def fuzz(stack: Stack, count: int, number: int) -> Figures:
         found.append(f"{server.name} ended")
     if count >= FEWEST_FOR_GROWTH:
         found += [f"{name} grows by {by} bytes a message" for name, by in grown.items() if by > MAX_GROWTH]
-    print(table(record), file=sys.stderr)
     codes: Counter[str] = sum(record.calls.values(), Counter())
+    if (busy := sum(codes[code] for code in BUSY)) > MAX_BUSY * record.count:
+        found.append(f"{busy} messages met a server that was busy: they say nothing")
+    print(table(record), file=sys.stderr)
     return {
         "messages": record.count,
         "rpcs": len(record.calls),
@@ -279,17 +283,22 @@ def table(record: Record) -> str:
     )
 
 
+def with_ids_of(data: bytes, there: Learned, here: Learned) -> bytes:
+    """The same message with one instance's ids for those of another, where they are as long."""
+    for name, values in there.items():
+        for other, own in zip(values, here.get(name, []), strict=False):
+            if len(other) == len(own):
+                data = data.replace(other.encode(), own.encode())
+    return data
+
+
 async def replay(stack: Stack, finding: Finding) -> Figures:
     """Sends a message that was found to an instance of its own, with this instance's ids for those of the other."""
     rpc: MethodDescriptor = next(each for each in methods() if each.name == finding.rpc)
     fuzzer = Fuzzer(stack.servers[0].address, stack.metadata)
     try:
         await fuzzer.prepare()
-        data = base64.b64decode(finding.request)
-        for name, values in finding.learned.items():
-            for there, here in zip(values, fuzzer.learned.get(name, []), strict=False):
-                if len(there) == len(here):
-                    data = data.replace(there.encode(), here.encode())
+        data = with_ids_of(base64.b64decode(finding.request), finding.learned, fuzzer.learned)
         await fuzzer.send_all(iter([Sent(rpc, finding.kind, data)]))
     finally:
         await fuzzer.close()

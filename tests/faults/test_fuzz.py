@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from faults.corpus import methods, prepare
-from faults.fuzz import MAX_GROWTH, Fuzzer, slope, wrong
+from faults.fuzz import MAX_GROWTH, Fuzzer, slope, with_ids_of, wrong
 from faults.messages import Sent, messages
 
 METHODS = {f"/{rpc.containing_service.full_name}/{rpc.name}": rpc for rpc in methods()}
@@ -148,3 +148,9 @@ def test_an_answer_without_a_reason_is_wrong(code: str) -> None:
     assert wrong("GetRun", code, "", {})
     assert bool(wrong("GetRun", code, "", reasoned)) == (code != "NOT_FOUND")
     assert wrong("GetRun", "OK", "", {}) == ""
+
+
+def test_a_message_is_sent_again_with_the_ids_of_another_instance() -> None:
+    """Ids of the same place and length are exchanged; what has another length stays, for lengths stand before it."""
+    there, here = {"runId": ["aaaa", "bbbb"], "name": ["long"]}, {"runId": ["cccc"], "name": ["longer"]}
+    assert with_ids_of(b"\x04aaaa\x04bbbb\x04long\xff", there, here) == b"\x04cccc\x04bbbb\x04long\xff"
