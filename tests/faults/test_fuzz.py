@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from faults.corpus import methods, prepare
-from faults.fuzz import MAX_GROWTH, Fuzzer, slope, with_ids_of, wrong
+from faults.fuzz import DEADLINE_SECONDS, MAX_GROWTH, Fuzzer, slope, with_ids_of, wrong
 from faults.messages import Sent, messages
 
 METHODS = {f"/{rpc.containing_service.full_name}/{rpc.name}": rpc for rpc in methods()}
@@ -46,8 +46,7 @@ class Toy(grpc.GenericRpcHandler):
                     if len(data) < 8:
                         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "at <class 'KeyError'>")
                 case "hangs":
-                    if b"\xff" in data:
-                        await asyncio.Event().wait()
+                    await asyncio.Event().wait()
             rich = rpc_status.to_status(REFUSED)
             context.set_trailing_metadata(rich.trailing_metadata)
             await context.abort(rich.code, rich.details)
@@ -62,14 +61,14 @@ class Toy(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def toy(planted: dict[str, str]) -> AsyncIterator[tuple[Toy, Fuzzer]]:
+async def toy(planted: dict[str, str], seconds: float = DEADLINE_SECONDS) -> AsyncIterator[tuple[Toy, Fuzzer]]:
     """The server, and a fuzzer of it."""
     handler = Toy(planted)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)])
     server.add_generic_rpc_handlers([handler])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    fuzzer = Fuzzer(f"127.0.0.1:{port}", (), seconds=1.0)
+    fuzzer = Fuzzer(f"127.0.0.1:{port}", (), seconds)
     try:
         yield handler, fuzzer
     finally:
@@ -103,12 +102,11 @@ async def test_the_same_seed_sends_the_same_messages(coming: list[Sent]) -> None
 
 
 async def test_planted_defects_are_found(coming: list[Sent]) -> None:
-    """A value that raises, bytes that are not parsed, an exception in a text, a call that hangs; and nothing else."""
+    """A value that raises, bytes that are not parsed, an exception in a text; and nothing else."""
     planted = {
         "GetDataset": "raises",
         "CreateRun": "does not parse by itself",
         "GetRun": "says more than it should",
-        "ListRuns": "hangs",
     }
     async with toy(planted) as (server, fuzzer):
         await fuzzer.send_all(iter(coming))
@@ -119,10 +117,16 @@ async def test_planted_defects_are_found(coming: list[Sent]) -> None:
         ("GetDataset", "a defect"),
         ("CreateRun", "a defect"),
         ("GetRun", "the program's own words"),
-        ("ListRuns", "no answer in time"),
     }
     assert len(record.findings) < 20  # of each a few examples
     assert b".." in base64.b64decode(found["GetDataset", "a defect"].request)
+
+
+async def test_a_call_that_hangs_is_found(coming: list[Sent]) -> None:
+    """It is given up at its deadline."""
+    async with toy({"ListRuns": "hangs"}, seconds=0.2) as (_, fuzzer):
+        await fuzzer.send_all(iter([next(each for each in coming if each.rpc.name == "ListRuns")]))
+    assert [(each.rpc, each.what) for each in fuzzer.record.findings] == [("ListRuns", "no answer in time")]
 
 
 async def test_a_sound_server_has_no_findings(coming: list[Sent]) -> None:
