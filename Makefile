@@ -52,8 +52,8 @@ clean: ## remove what the other targets made, both virtual environments included
 
 ## Check: what .ci/run runs
 
-.PHONY: check lint format-check typecheck proto-check deploy-check security demo-smoke role-matrix
-check: test lint format-check typecheck proto-check deploy-check security demo-smoke ## all of the checks, tests and demo included
+.PHONY: check lint format-check typecheck proto-check deploy-check security audit demo-smoke role-matrix
+check: test lint format-check typecheck proto-check deploy-check security audit demo-smoke ## all of the checks, tests and demo included
 
 lint: .venv/installed ## ruff
 	@$(BIN)/ruff check .
@@ -64,7 +64,7 @@ format-check: .venv/installed ## ruff and buf, changing nothing
 
 typecheck: .venv/installed ## mypy, strict, tests included; folders that have a conftest.py of the same name apart
 	@$(BIN)/mypy
-	@$(BIN)/mypy demo benchmarks faults
+	@$(BIN)/mypy demo benchmarks faults supply
 	@MYPYPATH=src:gateway:tests $(BIN)/mypy tests/*.py tests/{cli,domain,faults,golden,sdk,service,store,verify}
 	@MYPYPATH=src:gateway:tests:tests/gateway $(BIN)/mypy tests/gateway
 	@MYPYPATH=src:gateway:tests:tests/demo $(BIN)/mypy tests/demo
@@ -78,9 +78,14 @@ deploy-check: .venv/installed ## hadolint, and the compose file against its sche
 	@$(BIN)/hadolint deploy/Dockerfile
 	@$(BIN)/python -m pytest tests/test_deploy.py
 
-# What bandit is less sure of is ruff's: its S rules, which each line that breaks one answers with a reason.
+# Every severity. What bandit is less sure of, and the rules left out here, are ruff's S rules of the same numbers, or the
+# lists of tests/test_shape.py; asserts state what is true by construction.
 security: .venv/installed ## bandit
-	@$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src gateway migrations demo
+	@$(BIN)/bandit --quiet --recursive --confidence-level medium --skip B101,B105,B311,B404,B603,B607 \
+	  src gateway migrations demo supply
+
+audit: .venv/installed ## known weaknesses of the locked packages; AUDIT="-s osv" takes another service
+	@$(BIN)/python -m supply.audit $(AUDIT)
 
 role-matrix: .venv/installed ## every method by every credential in every place, as a table
 	@$(BIN)/python -m pytest -s tests/service/test_role_matrix.py
@@ -91,7 +96,7 @@ demo-smoke: .venv/installed ## the demo without a person, what it prints checked
 
 ## Measure and break: bounded, on this machine only, minutes each
 
-.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile bench-revocation faults
+.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile bench-revocation faults fuzz
 bench-log: .venv/installed ## what the audit log costs, and how fast it is, as JSON
 	@$(BIN)/python -m benchmarks.log
 
@@ -115,12 +120,17 @@ faults: .venv/installed ## 200 kills under load, leaders taken away, 8 writers a
 	@$(BIN)/python -m faults.replicas --times 10
 	@$(BIN)/python -m faults.writers --writers 8 --seconds 30
 
+fuzz: .venv/installed ## 100,000 random and mutated messages to every RPC, and every HTTP route by its description
+	@$(BIN)/python -m faults.fuzz --messages 100000
+	@$(BIN)/python -m faults.http --examples 50
+
 ## Release
 
 .PHONY: wheel proto-baseline
-wheel: .venv/installed ## build the wheel and the source distribution into dist/
+wheel: .venv/installed ## build the wheel, its list of packages (SBOM) and the source distribution into dist/
 	@rm -rf dist
 	@$(BIN)/hatchling build
+	@$(BIN)/python -m supply.sbom dist/*.whl
 
 proto-baseline: .venv/installed ## take the contract as it is for the one that later changes must not break
 	@$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb

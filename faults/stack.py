@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -238,8 +238,11 @@ class Stack:
 
 
 @asynccontextmanager
-async def open_stack(folder: Path, servers: int) -> AsyncIterator[Stack]:
-    """A stack in a folder, its servers up. All of it has ended when the context ends; the folder stays."""
+async def open_stack(folder: Path, servers: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[Stack]:
+    """A stack in a folder, its servers up with these settings beside the stack's own.
+
+    All of it has ended when the context ends; the folder stays.
+    """
     postgres = await asyncio.to_thread(EmbeddedPostgres.start, folder / "postgres", log=_quiet())
     stack = Stack(folder, postgres, [])
     keepers: list[asyncio.Task[None]] = []
@@ -248,7 +251,9 @@ async def open_stack(folder: Path, servers: int) -> AsyncIterator[Stack]:
         for number in range(servers):
             own = folder / f"server{number}"
             own.mkdir()
-            stack.servers.append(Server(f"server{number}", own, _environment(own, folder / "log", postgres)))
+            stack.servers.append(
+                Server(f"server{number}", own, _environment(own, folder / "log", postgres) | dict(settings or {}))
+            )
         tasks: list[Callable[[], Awaitable[None]]] = [stack.keep_postgres, *(each.keep for each in stack.servers)]
         keepers = [asyncio.ensure_future(task()) for task in tasks]
         await stack.wait_up()

@@ -305,6 +305,160 @@ def test_sql_elsewhere_is_found(text: str) -> None:
     assert sql_faults({"x.py": '"""Says INSERT INTO a table and SELECT a FROM b."""'}) == []
 
 
+# What is put into a statement's text in the store: names of tables and columns, and constants, never a caller's value.
+FORMATTED = {
+    "embedded.py": {"DATABASE", "OWNER", "SERVICE", "database", "nothing_more", "passwords"},  # these are made there
+    "log.py": {"_CHECKPOINT_PARTS"},
+    "records.py": {
+        *("MAX_GATE_CHECKS", "_ENTRIES", "_ENTRY_FROM", "_ENTRY_VALUES", "_FROM", "_VALUES", "_VERSIONS"),
+        *("backwards", "c", "column", "columns", "conditions", "head", "ordered", "table", "where"),
+        *("place", "places"),  # names of bound parameters, and how many there are
+    },
+    "signer_state.py": {"HEADS"},
+    "unit_of_work.py": {"parts", "table"},
+}
+WORDS_OF_SQL = re.compile(
+    r"\b(INSERT|UPDATE|DELETE|SELECT|FROM|WHERE|ORDER BY|CREATE|ALTER|GRANT|REVOKE|AND|OR|WITH)\b"
+)
+
+
+def formatted(files: Sources) -> dict[str, set[str]]:
+    """The variables that f-strings, `%`, `+` and format() put into texts that have words of SQL, by file."""
+    found: dict[str, set[str]] = {}
+    for path, text in files.items():
+        for node in ast.walk(ast.parse(text)):
+            parts: list[ast.AST] = []
+            words = ""
+            if isinstance(node, ast.JoinedStr):
+                words = "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
+                parts = [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
+            elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mod, ast.Add)):
+                sides = [node.left, node.right]
+                words = "".join(str(side.value) for side in sides if isinstance(side, ast.Constant))
+                parts = [side for side in sides if not isinstance(side, (ast.Constant, ast.JoinedStr, ast.BinOp))]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "format":
+                words = str(getattr(node.func.value, "value", ""))  # type: ignore[attr-defined]
+                parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+            names = {name.id for part in parts for name in ast.walk(part) if isinstance(name, ast.Name)}
+            if names and WORDS_OF_SQL.search(words):
+                found.setdefault(Path(path).name, set()).update(names)
+    return found
+
+
+def test_what_is_put_into_statements_was_reviewed() -> None:
+    """Nothing but what the list names is formatted into a statement: values are bound."""
+    assert formatted(sources("src/animus/store")) == FORMATTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "f'SELECT a FROM b WHERE c = {request.name}'",
+        "'SELECT a FROM b WHERE c = %s' % request.name",
+        "'SELECT a FROM b WHERE c = ' + request.name",
+        "'SELECT a FROM b WHERE c = {}'.format(request.name)",
+    ],
+)
+def test_a_value_in_a_statement_is_found(text: str) -> None:
+    """A planted value of a request is found, however it is put in; a bound one is none."""
+    assert formatted({"x.py": text}) == {"x.py": {"request"}}
+    assert formatted({"x.py": "execute('SELECT a FROM b WHERE c = :name', {'name': request.name})"}) == {}
+
+
+# No code of others is run, and nothing is connected to that the operator did not name.
+
+RUNS_CODE = {"ctypes", "marshal", "multiprocessing", "pickle", "pty", "runpy", "shelve", "subprocess"}
+RUNS_CODE |= {"cloudpickle", "dill", "jinja2", "joblib", "mako"}
+CONNECTS = {"aiohttp", "ftplib", "http.client", "httpx", "imaplib", "opentelemetry.exporter", "poplib", "requests"}
+CONNECTS |= {"smtplib", "socket", "telnetlib", "urllib.request", "urllib3", "websockets", "xmlrpc"}
+FILES = {"glob", "io", "os", "pathlib", "shutil", "tarfile", "tempfile", "zipfile"}
+ON_REQUEST = ("src/animus/service/", "gateway/")  # where no file is opened: a request must not say which
+CALLS = {"__import__", "compile", "eval", "exec"}
+METHOD_CALLS = {"execl", "execv", "execve", "execvp", "fork", "forkpty", "popen", "posix_spawn", "spawnv", "system"}
+METHOD_CALLS |= {"import_module", "full_load", "full_load_all", "load", "load_all", "unsafe_load", "unsafe_load_all"}
+METHOD_CALLS |= {"create_connection", "create_unix_connection", "open_connection", "open_unix_connection", "urlopen"}
+METHOD_CALLS |= {"create_async_engine", "insecure_channel", "secure_channel"}
+OF_MODULES = {"load": "yaml", "load_all": "yaml", "system": "os"}  # elsewhere these names mean other things
+REVIEWED = {
+    "src/animus/sdk/accelerators.py imports subprocess": "the user's own nvidia-smi, with fixed arguments",
+    "src/animus/store/embedded.py imports subprocess": "the PostgreSQL of the package, with arguments made here",
+    "src/animus/server.py imports socket": "to wake the metrics' own listener when it ends",
+    "src/animus/server.py calls create_connection": "the same",
+    "src/animus/store/engine.py calls create_async_engine": "the database that the operator names",
+    "src/animus/store/migrate.py calls create_async_engine": "the same, as its owner",
+    "src/animus/telemetry.py imports opentelemetry.exporter": "the collector that the operator names",
+    "src/animus/sdk/client.py calls insecure_channel": "the server that the user names",
+    "gateway/animus_gateway/main.py imports os": "settings",
+    "gateway/animus_gateway/main.py imports socket": "to listen",
+    "gateway/animus_gateway/main.py calls insecure_channel": "the server that the operator names",
+    "gateway/animus_gateway/routes.py calls import_module": "modules of the package animus.v1",
+}
+
+
+def dangers(files: Sources) -> set[str]:
+    """Where code could be run that is not ours, a connection opened, or a file on a request's word."""
+    found = set()
+    for path, text in files.items():
+        modules = imports(text, package_of(path))
+        looked_for = RUNS_CODE | CONNECTS | (FILES if path.startswith(ON_REQUEST) else set())
+        found |= {f"{path} imports {each}" for each in looked_for if any(below(m, each) for m in modules)}
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.Call):
+                continue
+            names = CALLS | METHOD_CALLS - OF_MODULES.keys() | ({"open"} if path.startswith(ON_REQUEST) else set())
+            if isinstance(node.func, ast.Name) and node.func.id in names:
+                found.add(f"{path} calls {node.func.id}")
+            elif isinstance(node.func, ast.Attribute) and node.func.attr in METHOD_CALLS:
+                of = OF_MODULES.get(node.func.attr)
+                if of is None or getattr(node.func.value, "id", "") == of:
+                    found.add(f"{path} calls {node.func.attr}")
+    return found
+
+
+def test_no_code_is_run_and_nothing_connected_to_that_was_not_reviewed() -> None:
+    """Nothing evaluates, unpickles, starts a program, connects, or opens a caller's file but what the list names."""
+    assert dangers(sources("src", "gateway")) == REVIEWED.keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "open(request.uri)",
+        "from pathlib import Path",
+        "import tarfile",
+        "eval(request.filter)",
+        "exec(text)",
+        "compile(text, '', 'exec')",
+        "__import__(name)",
+        "import pickle",
+        "from marshal import loads",
+        "import shelve",
+        "import subprocess",
+        "from jinja2 import Template",
+        "def f():\n    import ctypes",
+        "os.system(command)",
+        "os.popen(command)",
+        "os.execv(path, [])",
+        "yaml.load(text)",
+        "yaml.unsafe_load(text)",
+        "importlib.import_module(request.name)",
+        "import socket",
+        "import urllib.request",
+        "from http.client import HTTPSConnection",
+        "import requests",
+        "import httpx",
+        "from opentelemetry.exporter.otlp.proto.http import x",
+        "await asyncio.open_connection(host, port)",
+        "grpc.aio.secure_channel(target, credentials)",
+    ],
+)
+def test_code_that_runs_code_or_connects_is_found(text: str) -> None:
+    """Each planted line is one fault; what only has such a name is none."""
+    assert len(dangers({"src/animus/service/x.py": text})) == 1
+    fine = "import urllib.parse\nimport re\nre.compile('a')\norjson.loads(b'1')\nprofile.load(path)\n"
+    assert dangers({"src/animus/service/x.py": fine}) == set()
+
+
 # Light imports.
 
 HEAVY = ("sqlalchemy", "alembic", "asyncpg", "duckdb", "networkx", "opentelemetry", "pydantic", "starlette", "uvicorn")
@@ -951,5 +1105,5 @@ def undocumented(files: Sources) -> list[str]:
 
 def test_public_things_say_what_they_promise() -> None:
     """Each public module, class and function of the program has a docstring."""
-    assert undocumented(sources("src", "gateway", "demo", "migrations", "benchmarks", "faults")) == []
+    assert undocumented(sources("src", "gateway", "demo", "migrations", "benchmarks", "faults", "supply")) == []
     assert undocumented({"x.py": "def f(): pass\nclass _C: pass"}) == ["x.py", "x.py: f"]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from faults.command import SERVERS, new_folder
+from faults.fuzz import fuzz
 from faults.kills import kill_under_load
 from faults.replicas import take_away
 from faults.stack import Stack, open_stack
@@ -38,6 +39,13 @@ async def test_another_server_takes_over(stack: Stack) -> None:
     found = await take_away(stack, 1, 1, seed=7)
     assert found["violations"] == []
     assert found["acknowledged"] == found["entries"] == found["receipts_proven"]
+
+
+async def test_no_message_is_answered_with_a_defect(stack: Stack) -> None:
+    """Five hundred messages to all RPCs, few of them fit to be sent: a reason for each, and nothing in the log."""
+    found = await fuzz(stack, 500, 7)
+    assert found["violations"] == []
+    assert found["codes"]["INVALID_ARGUMENT"] > found["codes"]["OK"] > 20
 
 
 async def test_kills_lose_and_double_nothing(stack: Stack) -> None:
