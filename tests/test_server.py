@@ -184,7 +184,7 @@ async def test_migrate_takes_a_plain_url_and_says_what_it_applied(empty_database
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     for said in (
-        "applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012\n",
+        "applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012, 0013\n",
         "nothing to apply\n",
     ):
         done = await asyncio.to_thread(migrate, ANIMUS_OWNER_DATABASE_URL_FILE=str(url))

@@ -247,7 +247,7 @@ def pipeline_text(names: list[str], environment: str) -> bytes:
       args: []
       inputs: {{datasets: [{{name: letters, datasetRef: letters}}], artifacts: {before}}}
       outputs: {{artifacts: [{{name: made, type: text, mediaType: text/plain}}]}}
-      env: [{{name: COLOUR, value: red}}]
+      env: [{{name: COLOUR, value: red, secretRef: ""}}]
       resources: {{cpu: "1", memory: 1Gi, gpu: 0}}
       retryPolicy:
         maxAttempts: 3
