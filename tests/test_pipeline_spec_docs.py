@@ -691,7 +691,8 @@ def test_a_wrong_row_of_the_document_is_found() -> None:
     rows = table("EnvVar")
     assert row_faults(EnvVar, rows[:1]) != []
     for place, old, new in ((2, "32,768", "32,767"), (2, "[text]", "[id]"), (1, "text", "integer")):
-        planted = [rows[0], [cell.replace(old, new) if at == place else cell for at, cell in enumerate(rows[1])], rows[2]]
+        wrong = [cell.replace(old, new) if at == place else cell for at, cell in enumerate(rows[1])]
+        planted = [rows[0], wrong, rows[2]]
         assert len(row_faults(EnvVar, planted)) == 1
 
 

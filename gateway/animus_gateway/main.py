@@ -12,8 +12,10 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc.aio
 import uvicorn
@@ -253,10 +255,20 @@ async def _run(arguments: argparse.Namespace) -> None:
         await gateway.stop()
 
 
+class _Formatter(logging.Formatter):
+    """Says of an exception its type and where it came from, and not its text: that may quote what a client sent."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the library's name)
+        kind, _, trace = ei
+        return "".join([*traceback.format_tb(trace), kind.__name__])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen."""
     arguments = _arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         asyncio.run(_run(arguments))
     except CannotListenError as error:

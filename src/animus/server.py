@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 import structlog
@@ -60,7 +61,7 @@ from animus.store.log import LogStore
 from animus.store.migrate import migrate
 from animus.store.signer_state import SignerState, SignerStateError
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
-from animus.telemetry import Telemetry
+from animus.telemetry import Telemetry, conceal
 from animus.v1 import (
     access_pb2,
     audit_pb2,
@@ -193,6 +194,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
                 f"{host} is not loopback and this version has no TLS: bind to 127.0.0.1 behind a proxy, or set"
                 " ANIMUS_INSECURE_BIND=true, which lets anyone on the network's path read tokens"
             )
+    for setting in (settings.database_url, settings.owner_database_url, settings.page_token_key):
+        conceal(setting.get_secret_value())
     data_dir = settings.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
@@ -269,7 +272,7 @@ async def serve(settings: Settings) -> None:
             http=running.http,
             metrics=running.metrics,
             data_dir=str(running.data_dir),
-            admin_token=str(running.data_dir / "admin.token"),
+            admin_token_file=str(running.data_dir / "admin.token"),
             stop="SIGTERM or Ctrl+C",
         )
         await stopping.wait()
@@ -292,6 +295,8 @@ async def open_database(
     except ValueError as error:
         raise StartRefused(f"ANIMUS_DATABASE_URL {error}") from None
     stack.push_async_callback(engine.dispose)
+    password = engine.url.password or ""
+    conceal(password, quote(password, safe=""))
     async with translated(), engine.connect() as connection:
         await refuse_unsafe(connection)
     return engine, postgres
@@ -504,7 +509,9 @@ def _write_state(stack: AsyncExitStack, running: Running) -> None:
 def _kept_secret(path: Path, make: Callable[[], str]) -> tuple[bool, str]:
     """A secret that is made once and kept in a file of its owner's, and whether it was made now."""
     new = not path.exists() and create_private(path, make() + "\n")
-    return new, path.read_text().strip()
+    secret = path.read_text().strip()
+    conceal(secret)
+    return new, secret
 
 
 def _remove(path: Path) -> None:

@@ -31,6 +31,10 @@ SHAPES: dict[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
         ("PRIVATE KEY",),
         re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"),
     ),
+    "a private key of a log or witness": (  # of golang.org/x/mod/sumdb/note
+        ("PRIVATE+KEY+",),
+        re.compile(r"PRIVATE\+KEY\+[^\s+]{1,500}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}"),
+    ),
     "a URL with a password": (("://",), re.compile(_URL)),
     "a GitHub token": (
         ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
