@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from service.requests import create_run, dataset, prepare
 
 from animus.v1 import audit_pb2, project_pb2, run_pb2
 
+NONE: Mapping[str, str] = {}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 class Process:
-    """An `animus serve` of the test's own, on free ports."""
+    """An `animus serve` of the test's own, on free ports; or another program around it, with variables of its own."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, program: str = "", variables: Mapping[str, str] = NONE, **settings: str) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
         environment = {
@@ -43,11 +44,11 @@ class Process:
             "ANIMUS_GATEWAY_PORT": "0",
             "ANIMUS_METRICS_PORT": "0",
             **{f"ANIMUS_{key.upper()}": value for key, value in settings.items()},
+            **variables,
         }
+        command = ["-c", program] if program else ["-m", "animus.cli", "serve"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "animus.cli", "serve"], env=environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
 
     def wait_until_up(self) -> dict[str, Any]:
         """Where the server is, once it says so. Fails with its log when it ends first."""
