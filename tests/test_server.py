@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,13 @@ from service.requests import create_run, dataset, prepare
 
 from animus.v1 import audit_pb2, project_pb2, run_pb2
 
-NONE: Mapping[str, str] = {}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 class Process:
-    """An `animus serve` of the test's own, on free ports; or another program around it, with variables of its own."""
+    """An `animus serve` of the test's own, on free ports; or a program of the test's around it."""
 
-    def __init__(self, data_dir: Path, program: str = "", variables: Mapping[str, str] = NONE, **settings: str) -> None:
+    def __init__(self, data_dir: Path, program: str = "", **settings: str) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
         environment = {
@@ -44,7 +43,6 @@ class Process:
             "ANIMUS_GATEWAY_PORT": "0",
             "ANIMUS_METRICS_PORT": "0",
             **{f"ANIMUS_{key.upper()}": value for key, value in settings.items()},
-            **variables,
         }
         command = ["-c", program] if program else ["-m", "animus.cli", "serve"]
         with self.log.open("wb") as log:

@@ -255,7 +255,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         await gateway.stop()
 
 
-class _Formatter(logging.Formatter):
+class Formatter(logging.Formatter):
     """Says of an exception its type and where it came from, and not its text: that may quote what a client sent."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 (the library's name)
@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen."""
     arguments = _arguments(argv)
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         asyncio.run(_run(arguments))

@@ -1,10 +1,10 @@
 """What looks like a credential and what only nearly does; patterns that no input makes slow."""
 
 import base64
+import importlib
 import json
 import re
-import re._constants as sre
-import re._parser as sre_parser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +18,8 @@ def part(tree: object) -> str:
     """A part of a token."""
     return base64.urlsafe_b64encode(json.dumps(tree, separators=(",", ":")).encode()).rstrip(b"=").decode()
 
+
+sre: Any = importlib.import_module("re._parser")  # has no types
 
 JWT = f"{part({'alg': 'RS256', 'typ': 'JWT'})}.{part({'sub': 'x'})}.{'s' * 43}"
 KEY_ID = "AKIA" + "Q" * 16
@@ -129,18 +131,24 @@ def test_a_masked_text_has_no_credential_left(text: str, parts: list[str]) -> No
     assert kind_of(mask(f"{text} ".join(parts))) == ""
 
 
+def test_the_document_lists_each_shape() -> None:
+    """The kinds that an error names, in the order in which they are looked for."""
+    page = (Path(__file__).parents[2] / "docs/secrets.md").read_text()
+    assert re.findall(r"^\| (an? .*?) \|", page, re.MULTILINE) == list(SHAPES)
+
+
 def unbounded_inside_unbounded(pattern: "re.Pattern[Any]") -> bool:
     """Whether a pattern repeats without bound what is itself a repetition without bound."""
 
     def walk(node: Any, inside: bool) -> bool:
-        if isinstance(node, sre_parser.SubPattern | list | tuple):
+        if isinstance(node, sre.SubPattern | list | tuple):
             if len(node) == 2 and node[0] in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
                 endless = node[1][1] is sre.MAXREPEAT
                 return (inside and endless) or walk(node[1][2], inside or endless)
             return any(walk(each, inside) for each in node)
         return False
 
-    return walk(sre_parser.parse(pattern.pattern, pattern.flags), False)
+    return walk(sre.parse(pattern.pattern, pattern.flags), False)
 
 
 PATTERNS = [*(pattern for _, pattern in SHAPES.values()), _AWS_SECRET, _ESCAPE, _URL_BYTES]

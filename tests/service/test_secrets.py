@@ -68,7 +68,7 @@ from animus.service.project import ProjectService
 from animus.store.unit_of_work import UnitOfWork
 
 async def fail(self, request, caller):
-    raise RuntimeError(os.environ["PLANTED"] + os.environ["ANIMUS_DATABASE_URL"])
+    raise RuntimeError(os.environ["ANIMUS_PLANTED"] + os.environ["ANIMUS_DATABASE_URL"])
 
 ProjectService.GetProject = fail
 sys.argv = ["animus", "serve"]
@@ -281,7 +281,7 @@ async def found(
     data_dir = tmp_path_factory.mktemp("secrets") / "data"
     planted = "\n".join(SHAPED.values())
     with collector() as (endpoint, spans):
-        process = Process(data_dir, PROGRAM, {"PLANTED": planted}, database_url=service, otlp_endpoint=endpoint)
+        process = Process(data_dir, PROGRAM, database_url=service, otlp_endpoint=endpoint, planted=planted)
         found = Found(process)
         state = process.wait_until_up()
         async with grpc.aio.insecure_channel(state["grpc"]) as channel:
