@@ -10,6 +10,8 @@ Rules:
 - A step gets its inputs only after their bytes were read back and have the digests that the RunSpec and the earlier
   attempts name; its code from the commit that the RunSpec names, not from the working tree; and exactly the environment
   variables that the pipeline declares.
+- A variable with the secretRef `file:<name>` gets what the file of this name in the folder `secrets` holds. Its value
+  goes to the step and nowhere else; what a step that failed said last is reported without it.
 
 What lies in a run's folder:
 
@@ -45,7 +47,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from animus.domain import document
 from animus.domain.errors import Invalid
-from animus.domain.names import METRIC_NAME, check_decimal
+from animus.domain.names import METRIC_NAME, RESOURCE_ID, check_decimal
 from animus.sdk import file_digest, manifest, running_environment
 from animus.v1 import pipeline_pb2, pipeline_pb2_grpc, run_pb2, run_pb2_grpc, runtime_pb2, runtime_pb2_grpc, types_pb2
 from demo.processes import end_group, ended, launch
@@ -195,6 +197,7 @@ class Runner:
         self.run_id: str = options.run
         self.folder: Path = options.state / "runs" / options.run
         self.store: Path = options.state / "artifacts"
+        self.secrets: Path = options.state / "secrets"
         self.checkout: Path = options.checkout
         self.sources: dict[str, Path] = dict(options.dataset)
         self.step_seconds: float = options.step_timeout
@@ -329,9 +332,10 @@ class Runner:
         command = [*step.command, *step.args]
         if command[:1] != ["python"]:
             raise StepError(types_pb2.ERROR_KIND_USER, "the image userspace/python has one program: python")
+        secrets = {variable.name: self.secret(variable.secret_ref) for variable in step.env if variable.secret_ref}
         process = launch(
             [sys.executable, *command[1:]],
-            environment={variable.name: variable.value for variable in step.env},
+            environment={variable.name: variable.value for variable in step.env} | secrets,
             folder=workspace,
             output=attempt.folder / "output.txt",
             death=signal.SIGKILL,
@@ -345,8 +349,22 @@ class Runner:
             raise StepError(types_pb2.ERROR_KIND_SYSTEM, f"the step was ended by {name}")
         if code > 0:
             lines = (attempt.folder / "output.txt").read_text(errors="replace").strip().splitlines()
-            last = lines[-1][:1000] if lines else "it printed nothing"
-            raise StepError(types_pb2.ERROR_KIND_USER, f"the step exited with {code}: {last}")
+            last = lines[-1] if lines else "it printed nothing"
+            for name, value in secrets.items():
+                last = last.replace(value, f"[{name}]")
+            raise StepError(types_pb2.ERROR_KIND_USER, f"the step exited with {code}: {last[:1000]}")
+
+    def secret(self, reference: str) -> str:
+        """The value that a secretRef names. Raises StepError."""
+        store, _, name = reference.partition(":")
+        if store != "file" or not RESOURCE_ID.fullmatch(name):
+            raise StepError(
+                types_pb2.ERROR_KIND_USER, f"{reference} is no file:<name>: this runner knows no other store"
+            )
+        try:
+            return read_token(self.secrets / name)
+        except (OSError, RunnerError) as error:
+            raise StepError(types_pb2.ERROR_KIND_SYSTEM, f"the secret {reference} is not at hand: {error}") from error
 
     def watch(self, process: "subprocess.Popen[bytes]") -> None:
         """Waits for a step's end. Raises StepError or RunCanceledError when it has to be ended."""
@@ -555,7 +573,7 @@ def dataset_folder(text: str) -> tuple[str, Path]:
 
 
 def read_token(path: Path) -> str:
-    """The token of a file that only its owner can read. Raises RunnerError otherwise."""
+    """The token or secret of a file that only its owner can read. Raises RunnerError otherwise."""
     if path.stat().st_mode & 0o077:
         raise RunnerError(f"others can read {path}: chmod 600 it")
     return path.read_text().strip()

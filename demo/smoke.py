@@ -152,6 +152,8 @@ def check_transcript(checks: Checks, shown: Transcript, port: int) -> None:
     against = shown.section("evidence of the run that was let in against the gate")
     overridden = next((line.strip() for line in against if re.match(r" +OVERRIDE .*The demo shows", line)), "")
     checks.check("the override is in the evidence", bool(overridden), overridden)
+    named = shown.first(r"^    the secret that a step got is (not) in it, its reference file:source-password is$")
+    checks.check("the evidence names the step's secret and does not hold it", bool(named), named)
     evidence = shown.first(r"^ +(SIGNED|CONSISTENT|WITNESSED): ")
     checks.check("the evidence verifies in an empty environment", bool(evidence), evidence)
 

@@ -9,6 +9,7 @@ data/                       the dataset, copied from the package that ships it
 runs/, artifacts/           the runner's (demo/runner.py)
 runner.token                the runner's API token, 0600, and
 token.json                  its registration, without the token
+secrets/                    what the secretRefs of the pipeline name, 0600: made up, and never sent
 run.json                    the request that created the run, until the run has ended
 """
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from animus.domain import document
 from animus.domain.dataset import Column, DatasetVersion
 from animus.domain.pipeline import load_pipeline_spec
 from animus.domain.run import Commit, DatasetBinding, Parameter, ParameterType, RunSpec
+from animus.files import create_private
 from animus.sdk import dataset_version, running_environment
 from animus.v1 import dataset_pb2, environment_pb2, pipeline_pb2, run_pb2
 from demo.changes import Changes, request_of
@@ -77,6 +79,7 @@ class Story:
         self.commit = commit
         self.data = folder / "data" / DATASET
         self.token = folder / "runner.token"
+        self.secret = folder / "secrets" / "source-password"
         self.changes = Changes(stack)
         self.run_id = ""
 
@@ -87,6 +90,7 @@ class Story:
         quality = Quality(self.changes, version, self.data)
         quality.judge()
         quality.gate(quality.complete)
+        self.make_secret()
         say("==> create run")
         self.create_run(spec)
         say("==> dry-run")
@@ -263,6 +267,12 @@ class Story:
         expect("the plan digest", plan["record"]["digest"], foretold)
         say(f"    plan digest {foretold}")
 
+    def make_secret(self) -> None:
+        """Makes up the secret that the pipeline names, where the runner finds it; the control plane never gets it."""
+        self.secret.parent.mkdir(mode=0o700, exist_ok=True)
+        if not self.secret.exists():
+            create_private(self.secret, secrets.token_urlsafe(24))
+
     def execute(self, run_id: str) -> None:
         """Has a runner execute a run's steps: a process of its own that speaks gRPC only."""
         for _ in range(MAX_RUNNERS):
@@ -415,6 +425,11 @@ class Story:
             say(f"    {line}")
         if done.returncode != 0:
             raise DemoError(f"the evidence does not verify: {done.stderr.strip() or done.returncode}")
+        with zipfile.ZipFile(bundle) as files:
+            held = b"\n".join(files.read(name) for name in files.namelist())
+        expect("whether the evidence names the secret", b"file:source-password" in held, True)
+        expect("whether the evidence holds the secret", self.secret.read_bytes() in held, False)
+        say("    the secret that a step got is not in it, its reference file:source-password is")
 
     def check_records(self, entries: dict[str, Tree]) -> None:
         """Reads back every record that the project lists, and finds its digest in the audit entry that it names."""

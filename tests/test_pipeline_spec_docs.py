@@ -49,6 +49,7 @@ from animus.domain.pipeline import (
     MAX_STEPS,
     MEMORY,
     MULTIPLIER,
+    SECRET_REF,
     ArtifactInput,
     ArtifactOutput,
     Backoff,
@@ -137,7 +138,7 @@ def objects(kind: type, tree: Any) -> Iterator[tuple[type, Any]]:
 
 @cache
 def samples() -> dict[type, list[Any]]:
-    """Valid objects of each class: those of the examples, and two more that leave room for limits."""
+    """Valid objects of each class: those of the examples, and three more that leave room for limits."""
     found: dict[type, list[Any]] = {kind: [] for kind in CLASSES}
     for kind in DOCS_OF:
         for each, tree in objects(kind, TREES[kind]):
@@ -145,6 +146,7 @@ def samples() -> dict[type, list[Any]]:
                 found[each].append(tree)
     roomy = {"type": "exponential", "initialSeconds": 0, "maxSeconds": DAY_SECONDS, "multiplier": "2"}
     found[Backoff].append(roomy)
+    found[EnvVar].append({"name": "EMPTY", "value": "", "secretRef": ""})
     found[PipelineGraph].append({"steps": [found[Step][2]], "dependencies": []})
     return found
 
@@ -188,6 +190,7 @@ TEXTS: dict[str, Schema] = {
     "mediaType": pattern(names.MEDIA_TYPE),
     "labelKey": pattern(names.LABEL_KEY),
     "variableName": pattern(names.ENV_NAME),
+    "secretRef": pattern(SECRET_REF),
     "parameterName": pattern(names.PARAMETER_NAME),
     "repository": pattern(names.REPOSITORY),
     "commitHash": pattern(names.COMMIT),
@@ -232,6 +235,7 @@ RULES: dict[tuple[type, str], Schema] = {
     (ArtifactOutput, "mediaType"): ref("mediaType"),
     (EnvVar, "name"): ref("variableName"),
     (EnvVar, "value"): {**ref("text"), "maxLength": 32_768},
+    (EnvVar, "secretRef"): ref("secretRef"),
     (Resources, "cpu"): ref("cpu"),
     (Resources, "memory"): ref("memory"),
     (Resources, "gpu"): within(0, 1_024),
@@ -263,6 +267,7 @@ def when(field: str, is_value: str, then: str, rule: Schema) -> Schema:
 
 CONDITIONS: dict[type, list[Schema]] = {
     Backoff: [when("type", "fixed", "multiplier", {"const": "1"})],
+    EnvVar: [{"anyOf": [{"properties": {key: {"const": ""}}} for key in ("value", "secretRef")]}],
     Parameter: [
         when("type", "int", "value", ref("integer")),
         when("type", "bool", "value", {"enum": ["true", "false"]}),
@@ -686,7 +691,8 @@ def test_a_wrong_row_of_the_document_is_found() -> None:
     rows = table("EnvVar")
     assert row_faults(EnvVar, rows[:1]) != []
     for place, old, new in ((2, "32,768", "32,767"), (2, "[text]", "[id]"), (1, "text", "integer")):
-        planted = [rows[0], [cell.replace(old, new) if at == place else cell for at, cell in enumerate(rows[1])]]
+        wrong = [cell.replace(old, new) if at == place else cell for at, cell in enumerate(rows[1])]
+        planted = [rows[0], wrong, rows[2]]
         assert len(row_faults(EnvVar, planted)) == 1
 
 
@@ -698,6 +704,7 @@ LENGTHS: dict[str, list[tuple[str, str, int]]] = {
     "mediaType": [("{}/a", "a", 127), ("a/{}", "a", 127)],
     "labelKey": [("{}", "a", 63)],
     "variableName": [("{}", "a", 255)],
+    "secretRef": [("{}:a", "a", 63), ("a:{}", "a", 400)],
     "parameterName": [("{}", "a", 255)],
     "repository": [("{}", "a", 500)],
     "commitHash": [("{}", "a", 40), ("{}", "a", 64)],

@@ -30,9 +30,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 class Process:
-    """An `animus serve` of the test's own, on free ports."""
+    """An `animus serve` of the test's own, on free ports; or a program of the test's around it."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, program: str = "", **settings: str) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
         environment = {
@@ -44,10 +44,9 @@ class Process:
             "ANIMUS_METRICS_PORT": "0",
             **{f"ANIMUS_{key.upper()}": value for key, value in settings.items()},
         }
+        command = ["-c", program] if program else ["-m", "animus.cli", "serve"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "animus.cli", "serve"], env=environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
 
     def wait_until_up(self) -> dict[str, Any]:
         """Where the server is, once it says so. Fails with its log when it ends first."""
@@ -184,7 +183,7 @@ async def test_migrate_takes_a_plain_url_and_says_what_it_applied(empty_database
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     for said in (
-        "applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012\n",
+        "applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012, 0013\n",
         "nothing to apply\n",
     ):
         done = await asyncio.to_thread(migrate, ANIMUS_OWNER_DATABASE_URL_FILE=str(url))

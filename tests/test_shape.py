@@ -256,7 +256,7 @@ def test_an_impure_call_is_found(text: str) -> None:
 # SQL and transactions stay in the store.
 
 SQL = re.compile(
-    r"\b(INSERT\s+INTO|UPDATE\s+[a-z_.]+\s+SET|DELETE\s+FROM|TRUNCATE\s+[a-z]|SELECT\s.+\sFROM|BEGIN|COMMIT|ROLLBACK"
+    r"\b(INSERT\s+INTO|UPDATE\s+[a-z_.]+\s+SET|DELETE\s+FROM|TRUNCATE\s+[a-z]|SELECT\s.+\sFROM|(?<!-----)BEGIN|COMMIT|ROLLBACK"
     r"|CREATE\s+(TABLE|ROLE|DATABASE|FUNCTION)|SET\s+LOCAL|LOCK\s+TABLE)\b",
     re.DOTALL,
 )

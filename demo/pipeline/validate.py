@@ -1,11 +1,13 @@
 """Step `validate`: refuses a table that is not what the later steps rely on, and reports what it holds.
 
 The table has a first line with the names of its columns, then one line for each tumour: the features, and its class,
-which is 1 for benign and 0 for malignant.
+which is 1 for benign and 0 for malignant. The password of the table's source is only looked for: the demo's copy has no
+login, a real step would use it there.
 """
 
 import csv
 import math
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -47,6 +49,9 @@ def is_measurement(text: str) -> bool:
 
 def main() -> int:
     """Writes the report, or says what is wrong."""
+    if not os.environ.get("SOURCE_PASSWORD"):
+        print("SOURCE_PASSWORD is not set", file=sys.stderr)
+        return 1
     with Path("inputs/measurements/tumours.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     found = problems(header, rows)

@@ -13,9 +13,11 @@ import signal
 import socket
 import ssl
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import uvicorn
@@ -354,11 +356,21 @@ async def _run(arguments: argparse.Namespace, credentials: grpc.ChannelCredentia
         await gateway.stop()
 
 
+class Formatter(logging.Formatter):
+    """Says of an exception its type and where it came from, and not its text: that may quote what a client sent."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the library's name)
+        kind, _, trace = ei
+        return "".join([*traceback.format_tb(trace), kind.__name__])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the gateway until SIGTERM or SIGINT. Exits with 1 and one line when it cannot listen or read its files."""
     arguments = _arguments(argv)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes a line for each handshake that failed
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         tls = Tls(TlsFiles(arguments.certificate, arguments.key, None)) if arguments.certificate else None
         asyncio.run(_run(arguments, _upstream_credentials(arguments), tls))

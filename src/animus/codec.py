@@ -22,8 +22,9 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from animus.domain import secrets
 from animus.domain.document import Violations, build, fields_of, join, json_name
-from animus.domain.errors import Invalid, invalid
+from animus.domain.errors import Invalid, Violation, invalid
 from animus.domain.names import check_within, format_time, parse_time
 
 T = typing.TypeVar("T")
@@ -84,6 +85,30 @@ def refuse_unknown(message: Message, path: str = "") -> None:
                 refuse_unknown(item, f"{below}[{index}]")
         else:
             refuse_unknown(value, below)
+
+
+def refuse_secrets(message: Message, data: bytes) -> None:
+    """Raises Invalid where a field of a message, whose bytes these are, holds what looks like a credential.
+
+    The error names field and kind and quotes nothing. The bytes alone clear most messages.
+    """
+    if secrets.may_hold(data) and (found := list(_secrets(message, ""))):
+        raise Invalid(found, "SECRET_IN_REQUEST")
+
+
+def _secrets(message: Message, path: str) -> typing.Iterator[Violation]:
+    for field, value in message.ListFields():
+        texts = field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+        if not texts and field.message_type is None:
+            continue
+        name = join(path, json_name(field.name))
+        for index, item in enumerate(value if field.is_repeated else [value]):
+            below = f"{name}[{index}]" if field.is_repeated else name
+            if not texts:
+                yield from _secrets(item, below)
+            elif kind := secrets.kind_of(item.decode(errors="replace") if isinstance(item, bytes) else item):
+                remedy = "give its secretRef" if field.full_name == "animus.v1.EnvVar.value" else "leave it out"
+                yield Violation(below, f"holds what looks like {kind}, which would be kept for ever: {remedy}")
 
 
 def request_tree(request: Message) -> dict[str, object]:

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 import structlog
@@ -61,7 +62,7 @@ from animus.store.log import LogStore
 from animus.store.migrate import migrate
 from animus.store.signer_state import SignerState, SignerStateError
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
-from animus.telemetry import Telemetry
+from animus.telemetry import Telemetry, conceal
 from animus.tls import Tls, TlsFiles, TlsRefused, is_loopback
 from animus.v1 import (
     access_pb2,
@@ -195,6 +196,8 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
     Raises StartRefused, EmbeddedError, LoginRefused, MigrationRefused, Unavailable or UnsafeDatabase.
     """
     tls = _tls(settings)
+    for setting in (settings.database_url, settings.owner_database_url, settings.page_token_key):
+        conceal(setting.get_secret_value())
     data_dir = settings.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
@@ -270,7 +273,7 @@ async def serve(settings: Settings) -> None:
             http=running.http,
             metrics=running.metrics,
             data_dir=str(running.data_dir),
-            admin_token=str(running.data_dir / "admin.token"),
+            admin_token_file=str(running.data_dir / "admin.token"),
             stop="SIGTERM or Ctrl+C",
         )
         await stopping.wait()
@@ -293,6 +296,8 @@ async def open_database(
     except ValueError as error:
         raise StartRefused(f"ANIMUS_DATABASE_URL {error}") from None
     stack.push_async_callback(engine.dispose)
+    password = engine.url.password or ""
+    conceal(password, quote(password, safe=""))
     async with translated(), engine.connect() as connection:
         await refuse_unsafe(connection)
     return engine, postgres
@@ -577,7 +582,9 @@ def _write_state(stack: AsyncExitStack, running: Running) -> None:
 def _kept_secret(path: Path, make: Callable[[], str]) -> tuple[bool, str]:
     """A secret that is made once and kept in a file of its owner's, and whether it was made now."""
     new = not path.exists() and create_private(path, make() + "\n")
-    return new, path.read_text().strip()
+    secret = path.read_text().strip()
+    conceal(secret)
+    return new, secret
 
 
 def _remove(path: Path) -> None:

@@ -2,20 +2,28 @@
 
 Prometheus metrics are always kept; OpenTelemetry traces and metrics only where an OTLP endpoint is set. A dead
 collector delays nothing: export happens on threads of its own, and shutdown waits for it briefly.
+
+Whatever is logged passes `redact` last, the text of exceptions and other libraries' lines too: what looks like a
+credential, the values of keys that are called like one, and the secrets of this process (`conceal`) are taken out. The
+attributes of spans pass the same functions; metrics are labelled with words of the contract only.
 """
 
 import logging
 import re
 import secrets
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from animus.domain.secrets import MASK, mask
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram as OtelHistogram
@@ -25,8 +33,14 @@ if TYPE_CHECKING:
 
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")  # W3C Trace Context §3.2
 EXPORT_SECONDS = 2  # a collector that takes longer is dead to us
+LEAST_CONCEALED = 6  # characters: what is shorter stands in too much that is no secret
+SECRET_KEY = re.compile(r"(?i)(?:^|[_.-])(?:authorization|cookie|credential|passw(?:or)?d|secret|token|api[_-]?key)s?$")
+BEARER = re.compile(r"(?i)\b(bearer\s{1,9})[A-Za-z0-9._~+/=-]{16,}")  # RFC 6750 §2.1
+LIBPQ_PASSWORD = re.compile(r"(?i)\b(password=)[^\s'\",;&]+")
+ROW_DETAIL = re.compile(r"\b(DETAIL:\s)(?s:.*?)(?=\nHINT:|\n\[SQL|\n\n|\Z)")  # PostgreSQL quotes the values of a row
 
 log = structlog.get_logger("animus.calls")
+_concealed: set[str] = set()
 
 
 @dataclass(slots=True)
@@ -140,9 +154,9 @@ def _end_span(span: "Span", method: str, trace: CallTrace) -> None:
             "rpc.method": method,
             "rpc.grpc.status_code": trace.code,
             "animus.reason": trace.reason,
-            "animus.project": trace.project,
-            "animus.principal": trace.principal,
-            "animus.request_id": trace.request_id,
+            "animus.project": redacted(trace.project),
+            "animus.principal": redacted(trace.principal),
+            "animus.request_id": redacted(trace.request_id),
         }
     )
     if trace.code in ("INTERNAL", "UNKNOWN"):
@@ -150,8 +164,69 @@ def _end_span(span: "Span", method: str, trace: CallTrace) -> None:
     span.end()
 
 
+def conceal(*values: str) -> None:
+    """Takes these secrets of the process out of everything that it logs from now on; very short ones it leaves."""
+    _concealed.update(value for value in values if len(value) >= LEAST_CONCEALED)
+
+
+def redacted(text: str) -> str:
+    """A text as it may be logged."""
+    for value in sorted(_concealed, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    text = mask(text)
+    for pattern in (BEARER, LIBPQ_PASSWORD, ROW_DETAIL):
+        text = pattern.sub(rf"\1{MASK}", text)
+    return text
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The processor of every line: keys and values of all depths, and what would be written of any other object."""
+    return {redacted(str(key)): _redacted(key, value) for key, value in event.items()}
+
+
+def _redacted(key: object, value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(key, str) and SECRET_KEY.search(key):
+        return MASK
+    if isinstance(value, Mapping):
+        return {redacted(str(inner)): _redacted(inner, item) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(key, item) for item in value]
+    return redacted(value if isinstance(value, str) else repr(value))
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Writes to stderr; of a line that cannot be written it says that, where Python would print its arguments."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
+        kind = sys.exc_info()[0]
+        name = kind.__name__ if kind else ""
+        sys.stderr.write(f"a line of {record.name} at {record.pathname}:{record.lineno} cannot be logged: {name}\n")
+
+
+def _log_uncaught() -> None:
+    """Sends what nothing caught, in any thread, and warnings to the log, where Python would print them."""
+    uncaught = structlog.get_logger("animus.uncaught")
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            uncaught.critical("uncaught exception", exc_info=(kind, error, trace))
+
+    def hook_of_thread(found: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None:
+        if found.exc_value is not None:
+            hook(found.exc_type, found.exc_value, found.exc_traceback)
+
+    sys.excepthook = hook
+    threading.excepthook = hook_of_thread
+    sys.unraisablehook = hook_of_thread
+    logging.captureWarnings(True)
+
+
 def configure_logs(level: str, form: str) -> None:
-    """Sends every log of the process to stderr: `json` one object a line, `text` for people."""
+    """Sends every log of the process to stderr, redacted: `json` one object a line, `text` for people."""
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -171,14 +246,15 @@ def configure_logs(level: str, form: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, last],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.access").disabled = True
+    _log_uncaught()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from toy_control_plane import LostReplyError, world
 
 from animus.domain.state import RunState
@@ -58,6 +59,37 @@ def test_a_step_gets_the_declared_environment_and_no_other(tmp_path: Path) -> No
         made = here.control.artifacts[0].digest.removeprefix("sha256:")
         seen = (tmp_path / "state" / "artifacts" / made).read_text()
         assert seen in ("[('COLOUR', 'red')]", "[('COLOUR', 'red'), ('LC_CTYPE', 'C.UTF-8')]")  # Python adds the last
+
+
+def test_a_secret_goes_to_the_step_and_into_no_report(tmp_path: Path) -> None:
+    """Its variable has the file's text; what the step said last is reported without it."""
+    secrets = tmp_path / "state" / "secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "team").touch(mode=0o600)
+    (secrets / "team").write_text("hunter2\n")
+    raising = "import os\nraise ValueError('as ' + os.environ['PASSWORD'])"
+    with world(tmp_path, {"one": raising}, secret_ref="file:team") as here:
+        assert finish(here.start_runner())[0] == 0
+        assert here.control.events[-1].message == "the step exited with 1: ValueError: as [PASSWORD]"
+        assert not any(b"hunter2" in body for bodies in here.control.sent.values() for body in bodies)
+
+
+@pytest.mark.parametrize(
+    ("secret_ref", "kind", "said"),
+    [
+        ("file:team", "system", "the secret file:team is not at hand"),
+        ("file:../token", "user", "file:../token is no file:<name>"),
+        ("vault:team", "user", "vault:team is no file:<name>"),
+    ],
+)
+def test_a_secret_that_is_not_to_be_had_fails_the_step(tmp_path: Path, secret_ref: str, kind: str, said: str) -> None:
+    """The message names the reference; the step never runs."""
+    with world(tmp_path, {"one": SHOW_ENVIRONMENT}, secret_ref=secret_ref) as here:
+        assert finish(here.start_runner())[0] == 0
+        end = here.control.events[-1]
+        assert (end.error_kind, here.control.state.run) == (kind, RunState.FAILED)
+        assert end.message.startswith(said)
+        assert not list((tmp_path / "state").glob("**/output.txt"))
 
 
 def test_a_runner_killed_at_any_report_ends_in_one_run_without_repeats(tmp_path: Path) -> None:

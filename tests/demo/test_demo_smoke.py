@@ -54,6 +54,7 @@ GOOD = """\
 ==> evidence
     SIGNED: here/evidence.zip
       checked    29 files are those of the manifests
+    the secret that a step got is not in it, its reference file:source-password is
 ==> evidence of the run that was let in against the gate
     SIGNED: here/evidence.zip
       OVERRIDE   by admin: The demo shows an override.
@@ -94,6 +95,7 @@ def test_a_good_transcript_passes_every_check() -> None:
         lambda text: text.replace("replayed: REPRODUCED", "replayed: DIVERGED"),
         lambda text: text.replace("DIVERGED, first at step train", "DIVERGED"),
         lambda text: text.replace("    SIGNED: ", "    INVALID: "),
+        lambda text: text.replace("a step got is not in it", "a step got is in it"),
         lambda text: text.replace("classes-balanced  FAIL", "classes-balanced  PASS"),
         lambda text: text.replace("    refused: ", "    admitted: "),
         lambda text: text.replace("(classes-balanced: half-are-benign: ", "("),

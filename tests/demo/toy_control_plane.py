@@ -193,7 +193,9 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, steps: dict[str, str], *, environment_digest: str = "") -> Iterator[World]:
+def world(
+    folder: Path, steps: dict[str, str], *, environment_digest: str = "", secret_ref: str = ""
+) -> Iterator[World]:
     """A planned run of toy steps: Python code by name, each reading `letters` and the output of the one before."""
     checkout = folder / "checkout"
     (checkout / "demo" / "pipeline").mkdir(parents=True)
@@ -212,7 +214,7 @@ def world(folder: Path, steps: dict[str, str], *, environment_digest: str = "") 
     environment = environment_digest or document.digest(
         document.dump(running_environment(checkout / "requirements.lock"))
     )
-    pipeline = load_pipeline_spec(pipeline_text(list(steps), environment))
+    pipeline = load_pipeline_spec(pipeline_text(list(steps), environment, secret_ref))
     spec = RunSpec(
         api_version="animus/v1",
         kind="Run",
@@ -235,9 +237,10 @@ def world(folder: Path, steps: dict[str, str], *, environment_digest: str = "") 
         server.stop(grace=None).wait()
 
 
-def pipeline_text(names: list[str], environment: str) -> bytes:
+def pipeline_text(names: list[str], environment: str, secret_ref: str = "") -> bytes:
     """A pipeline that runs the steps one after another; three attempts each, no wait between them."""
     steps = []
+    secret = f', {{name: PASSWORD, value: "", secretRef: "{secret_ref}"}}' if secret_ref else ""
     for index, name in enumerate(names):
         before = f"[{{name: before, fromStep: {names[index - 1]}, artifact: made}}]" if index else "[]"
         steps.append(f"""
@@ -247,7 +250,7 @@ def pipeline_text(names: list[str], environment: str) -> bytes:
       args: []
       inputs: {{datasets: [{{name: letters, datasetRef: letters}}], artifacts: {before}}}
       outputs: {{artifacts: [{{name: made, type: text, mediaType: text/plain}}]}}
-      env: [{{name: COLOUR, value: red}}]
+      env: [{{name: COLOUR, value: red, secretRef: ""}}{secret}]
       resources: {{cpu: "1", memory: 1Gi, gpu: 0}}
       retryPolicy:
         maxAttempts: 3

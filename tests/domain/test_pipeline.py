@@ -332,7 +332,7 @@ spec:
           print("a: b")
       inputs: {datasets: [{name: data, datasetRef: yes}], artifacts: []}
       outputs: {artifacts: []}
-      env: [{name: VERSION, value: "1.10"}, {name: DATE, value: 2026-01-01}]
+      env: [{name: VERSION, value: "1.10", secretRef: ""}, {name: DATE, value: 2026-01-01, secretRef: ""}]
       resources: {cpu: 500m, memory: 1Gi, gpu: 0}
       retryPolicy:
         maxAttempts: 1

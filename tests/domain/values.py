@@ -269,6 +269,12 @@ def retry_policy(rng: Rng) -> RetryPolicy:
     return RetryPolicy(rng.randint(1, 5), tuple(rng.sample(list(RetryKind), rng.randint(0, 2))), backoff)
 
 
+def env_var(rng: Rng) -> EnvVar:
+    """Any environment variable, its value here or elsewhere."""
+    value, secret_ref = rng.choice([(text(rng, 99), ""), ("", f"{name(rng)}:a/b#c"), ("", "")])
+    return EnvVar(rng.choice(["A", "_b", "C1"]), value, secret_ref)
+
+
 def bare_step(step: str, policy: RetryPolicy, *, inputs: Sequence[tuple[str, str]] = (), outputs: int = 0) -> Step:
     """A step that reads outputs `o0`, `o1`, … of other steps, and writes some."""
     return Step(
@@ -306,7 +312,7 @@ def pipeline(rng: Rng) -> PipelineSpec:
                 command=some(rng, lambda r: text(r, 20)),
                 args=some(rng, lambda r: text(r, 20)),
                 inputs=StepInputs(found, bare.inputs.artifacts),
-                env=some(rng, lambda r: EnvVar(r.choice(["A", "_b", "C1"]), text(r, 99)), key=lambda each: each.name),
+                env=some(rng, env_var, key=lambda each: each.name),
                 resources=Resources(rng.choice(["1", "500m"]), rng.choice(["1Mi", "3Gi"]), rng.randint(0, 1_024)),
             )
         )
@@ -775,7 +781,7 @@ _PIPELINE = PipelineSpec(
                 ("x", ""),
                 StepInputs((DatasetInput("data", "data"),), ()),
                 StepOutputs((ArtifactOutput("test", "table", "text/csv"), ArtifactOutput("all", "table", "text/csv"))),
-                (EnvVar("B", ""), EnvVar("A", "1")),
+                (EnvVar("B", "", "env:B"), EnvVar("A", "1", "")),
                 Resources("500m", "1Gi", 0),
                 RetryPolicy(3, (RetryKind.USER, RetryKind.SYSTEM), Backoff(BackoffType.EXPONENTIAL, 1, 60, "1.5")),
             ),

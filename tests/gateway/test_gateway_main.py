@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import httpx
 import pytest
 from animus_gateway.main import (
     CannotListenError,
+    Formatter,
     _arguments,
     _upstream_credentials,
     main,
@@ -226,6 +228,19 @@ async def test_a_message_beyond_the_channels_limit_is_refused(stack: Stack) -> N
             stack.upstream.answer = answer
             assert (await client.get("/v1/projects/p")).status_code == 429
         await gateway.stop()
+
+
+def test_an_exception_is_logged_by_type_and_place_and_without_its_text() -> None:
+    """The text may quote what a client sent."""
+    try:
+        int("hunter2")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, __file__, 1, "unexpected failure", (), sys.exc_info())
+    said = Formatter("%(message)s").format(record)
+    assert said.startswith("unexpected failure\n")
+    assert Path(__file__).name in said
+    assert said.endswith("\nValueError")
+    assert "hunter2" not in said.replace('int("hunter2")', "")  # the line of code is in it
 
 
 def test_the_gateway_imports_nothing_of_the_control_plane() -> None:

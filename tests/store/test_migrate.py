@@ -140,8 +140,8 @@ async def test_the_revisions_of_this_release_are_applied_one_after_the_other(emp
     url = empty_database.owner_url
     assert await migrate(url, "0001") == ["0001"]
     assert await rows(empty_database, "SELECT to_regclass('animus.log_leaf')") == [None]
-    assert await migrate(url) == [f"{number:04}" for number in range(2, 13)]
-    assert await current(url) == head() == "0012"
+    assert await migrate(url) == [f"{number:04}" for number in range(2, 14)]
+    assert await current(url) == head() == "0013"
 
 
 async def test_a_database_with_runs_from_before_gates_is_refused(empty_database: Database) -> None:
@@ -196,6 +196,25 @@ async def test_a_database_with_older_dataset_versions_is_refused(empty_database:
         await migrate(url)
     assert await current(url) == "0006"
     assert await rows(empty_database, "SELECT count(*) FROM animus.dataset_version") == [1]
+
+
+@pytest.mark.parametrize(("env", "refused"), [("[]", False), ('[{"name":"A","value":"1"}]', True)])
+async def test_a_database_with_environment_variables_from_before_secret_refs_is_refused(
+    empty_database: Database, env: str, refused: bool
+) -> None:
+    """Their documents lack a field; a spec without a variable is the same before and after."""
+    url = empty_database.owner_url
+    await migrate(url, "0012")
+    spec = f'{{"metadata":{{"name":"n"}},"spec":{{"steps":[{{"env":[]}},{{"env":{env}}}]}}}}'.encode().hex()
+    planted = f"INSERT INTO animus.pipeline_spec (project_id, entry_id, document) VALUES ('p', 'e', '\\x{spec}')"
+    await rows(empty_database, f"DO $$ BEGIN SET LOCAL session_replication_role = replica; {planted}; END $$")
+    if refused:
+        with pytest.raises(MigrationRefused, match="environment variables without a secretRef"):
+            await migrate(url)
+    else:
+        assert await migrate(url) == ["0013"]
+    assert await current(url) == ("0012" if refused else "0013")
+    assert await rows(empty_database, "SELECT count(*) FROM animus.pipeline_spec") == [1]
 
 
 async def test_the_service_role_may_read_the_revision_and_not_change_it(database: Database) -> None:

@@ -39,6 +39,7 @@ CYCLE_ENDS = 10  # steps shown of each end of a cycle
 
 MULTIPLIER = re.compile(r"[1-9][0-9]?(?:\.[0-9]{0,2}[1-9])?")
 MULTIPLIER_RULE = "is no decimal from 1 to 10 with at most 3 places and no needless zeros, such as '2' or '1.5'"
+SECRET_REF = re.compile(r"(?:[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?:[!-~]{1,400})?")
 CPU = re.compile(r"[1-9][0-9]{0,5}|[1-9][0-9]{0,8}m")
 MEMORY = re.compile(r"([1-9][0-9]{0,8})(Ki|Mi|Gi|Ti)")
 
@@ -128,14 +129,23 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
-    """An environment variable of a step; never a secret."""
+    """An environment variable of a step; a secret is named and not held."""
 
     name: str
-    value: str  # at most 32,768 characters
+    value: str  # at most 32,768 characters; empty where secret_ref is not
+    secret_ref: str  # `<store>:<reference>`, which the runtime resolves; empty for a plain value
 
     def __post_init__(self) -> None:
         check_pattern(ENV_NAME, self.name, "name", "is no variable name: [A-Za-z_][A-Za-z0-9_]*, up to 255 characters")
         check_length(self.value, 0, 32_768, "value")
+        check_pattern(
+            SECRET_REF,
+            self.secret_ref,
+            "secretRef",
+            "is no <store>:<reference>: a name, ':' and 1 to 400 printable ASCII characters without space",
+        )
+        if self.value and self.secret_ref:
+            raise invalid("value", "is not empty, as it must be beside a secretRef")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """How a call is served: trace, errors, identity, access, in this order around every method of every service.
 
 Methods are found from the contract's descriptors, and each must have a row in the access table, or the server does
-not start. Request bytes are parsed here, because grpc.aio answers malformed ones with exception text. Whatever was
-written to the audit log is answered with a receipt for it, an error too.
+not start. Request bytes are parsed here, because grpc.aio answers malformed ones with exception text; one that holds a
+credential is refused before anything is made of it. Whatever was written to the audit log is answered with a receipt
+for it, an error too.
 """
 
 import asyncio
@@ -19,12 +20,12 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from animus.codec import decode, decode_all, encode, refuse_unknown, request_bytes, timestamp
+from animus.codec import decode, decode_all, encode, refuse_secrets, refuse_unknown, request_bytes, timestamp
 from animus.domain.access import METHODS, CredentialKind, Principal, Role, Rule, Scope
 from animus.domain.audit import Logged
 from animus.domain.document import Sealed, join, seal
 from animus.domain.errors import Denied, DomainError, Invalid, NotFound, Unavailable, Violation, invalid
-from animus.domain.names import RANDOM_ID, check_pattern, check_request_id, check_resource_id, run_name
+from animus.domain.names import RANDOM_ID, RESOURCE_ID, check_pattern, check_request_id, check_resource_id, run_name
 from animus.domain.run import Run
 from animus.service.certificates import presented
 from animus.service.identity import Identity
@@ -348,7 +349,7 @@ class Calls:
             request: Any = _parse(request_class, data)
             if complete is not None:
                 complete(request, caller.principal)
-            if has_project:
+            if has_project and RESOURCE_ID.fullmatch(request.project_id):  # logs hold no text of any length
                 served.trace.project = request.project_id
             await self._admit(caller, request, has_project=has_project, mutates=mutates)
             if mutates:
@@ -421,4 +422,5 @@ def _parse(request_class: type[Message], data: bytes) -> Message:
             [Violation("", "the bytes are no message of this method's request type")], "REQUEST_MALFORMED"
         ) from None
     refuse_unknown(request)
+    refuse_secrets(request, data)
     return request

@@ -76,6 +76,7 @@ _DEFAULTS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_error_verbosity": "terse",  # the details of an error quote the values of a row
     "log_rotation_age": "1d",
     "log_startup_progress_interval": "5s",
     "log_parameter_max_length": "0",  # bound values hold what users sent

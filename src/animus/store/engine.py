@@ -31,7 +31,7 @@ def driver_url(url: str) -> URL:
     """A PostgreSQL URL as people write it, for the one driver that is used. Raises ValueError without quoting it."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter quotes what it takes for the port
         raise ValueError("is no URL such as postgresql://role:password@host:5432/database") from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise ValueError("is no postgresql:// URL")

@@ -236,7 +236,9 @@ class Step(_message.Message):
 
     @_builtins.property
     def env(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvVar]:
-        """Environment variables with distinct names, in any order; at most 256. Never a secret: values are stored."""
+        """Environment variables with distinct names, in any order; at most 256. Never a secret: values are stored, and a
+        secret is named by `secret_ref`.
+        """
 
     @_builtins.property
     def resources(self) -> Global___Resources:
@@ -451,26 +453,37 @@ class EnvVar(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    SECRET_REF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`[A-Za-z_][A-Za-z0-9_]*`, at most 255 characters."""
     value: _builtins.str
-    """At most 32,768 characters."""
+    """At most 32,768 characters; empty where `secret_ref` is not."""
+    secret_ref: _builtins.str
+    """Where the runtime finds a value that is not stored here: `<store>:<reference>`, the store 1 to 63 characters of
+    `[a-z0-9-]`, the first a letter, the last no hyphen, the reference 1 to 400 printable ASCII characters without space.
+    The control plane keeps it and never follows it. Empty for a plain value.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str | None = ...,
         value: _builtins.str | None = ...,
+        secret_ref: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_value", b"_value", "name", b"name", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_secret_ref", b"_secret_ref", "_value", b"_value", "name", b"name", "secret_ref", b"secret_ref", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_value", b"_value", "name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_secret_ref", b"_secret_ref", "_value", b"_value", "name", b"name", "secret_ref", b"secret_ref", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__secret_ref: _TypeAlias = _typing.Literal["secret_ref"]  # noqa: Y015
+    _WhichOneofArgType__secret_ref: _TypeAlias = _typing.Literal["_secret_ref", b"_secret_ref"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__secret_ref) -> _WhichOneofReturnType__secret_ref | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
