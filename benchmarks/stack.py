@@ -114,8 +114,8 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(here: Machine, name: str, module: str) -> AsyncIterator[Served]:
-    """A server with the product's own settings, on a new database, until the context ends."""
+async def serving(here: Machine, name: str, module: str, **settings: str) -> AsyncIterator[Served]:
+    """A server on a new database, with the product's own settings but for these and the rate of one caller."""
     database = await here.database(f"bench_{name}")
     folder = here.folder / name
     folder.mkdir()
@@ -126,6 +126,8 @@ async def serving(here: Machine, name: str, module: str) -> AsyncIterator[Served
         "ANIMUS_GRPC_PORT": "0",
         "ANIMUS_GATEWAY": "false",
         "ANIMUS_METRICS_PORT": "0",
+        "ANIMUS_RATE_PER_SECOND": "0",
+        **settings,
     }
     output = folder / "server.log"
     with output.open("wb") as log:

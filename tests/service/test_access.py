@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from animus.domain import access
 from animus.server import add_services
 from animus.service.calls import Calls
+from animus.service.limits import limits_of
 from animus.service.pages import Pages
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
@@ -113,7 +114,7 @@ async def test_a_method_without_a_row_keeps_the_server_from_starting(
     monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
     served = server.running.log
     work = UnitOfWork(server.running.engine, lambda: "", served.keyring.seal, served.check_sound)
-    calls = Calls(work, Telemetry(""), 1, served.identity.receipt)
+    calls = Calls(work, Telemetry(""), limits_of(2, 8, 0, 1), 1, 1, served.identity.receipt)
     with pytest.raises(LookupError, match=r"animus\.v1\.RunService/GetRun has no row"):
         add_services(grpc.aio.server(), work, calls, Pages(b"k"), served, [])
 

@@ -1,6 +1,7 @@
 """Channels to a server. They carry the token, keep the receipts of changes, and repeat what was not taken.
 
-A call that answers UNAVAILABLE is made again up to three times: a change has its request_id, so it happens once.
+A call that answers UNAVAILABLE or RESOURCE_EXHAUSTED is made again up to three times, in the second case after the time
+that the server says: a change has its request_id, so it happens once.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ RETRIES = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
     ]
@@ -38,6 +39,10 @@ RETRIES = {
 OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.service_config", json.dumps(RETRIES)),
+    # A call whose server has vanished ends within three minutes; the server allows a ping a minute.
+    ("grpc.keepalive_time_ms", 120_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment would see the token
 )
 

@@ -12,17 +12,20 @@ from animus.codec import sha256
 from animus.domain import document
 from animus.domain.access import TOKEN, CredentialKind, Principal, Role, RoleBinding, RunToken, Token
 from animus.domain.errors import Denied
+from animus.service.limits import Turns
 from animus.store.unit_of_work import UnitOfWork
 
 REMEMBER_SECONDS = 0.5
 REMEMBER_AT_MOST = 10_000
+KNOWN, UNKNOWN = "known", "unknown"  # credentials, as they take turns to be looked up
 
 
 class Identity:
     """Finds the principal of a call."""
 
-    def __init__(self, work: UnitOfWork) -> None:
+    def __init__(self, work: UnitOfWork, lookups: Turns) -> None:
         self._work = work
+        self._lookups = lookups
         self._known: dict[str, tuple[float, Principal]] = {}  # by digest of the token
         self._grants: dict[tuple[str, ...], tuple[float, dict[str, frozenset[Role]]]] = {}  # by members
 
@@ -39,9 +42,15 @@ class Identity:
         known = self._known.get(digest)
         if known and known[0] > now:
             return known[1]
-        found = await self._work.find_token(digest)
+        # Tokens that were good a moment ago take turns with those that nobody knows, which strangers can make up.
+        async with self._lookups.taken(KNOWN if known else UNKNOWN):
+            known = self._known.get(digest)
+            if known and known[0] > now:  # another call of this caller has asked meanwhile
+                return known[1]
+            found = await self._work.find_token(digest)
         match = TOKEN.fullmatch(token)
         if found is None or match is None or found.project_id != match[1]:
+            self._known.pop(digest, None)
             raise _refused()
         if found.of_run:
             run_token = document.load(found.document, RunToken)
@@ -66,7 +75,9 @@ class Identity:
         if known and known[0] > now:
             return known[1]
         roles: dict[str, frozenset[Role]] = defaultdict(frozenset)
-        for project_id, binding in await self._work.find_grants(key):
+        async with self._lookups.taken(KNOWN):  # the members are proven
+            found = await self._work.find_grants(key)
+        for project_id, binding in found:
             if granted := document.load(binding, RoleBinding).roles:
                 roles[project_id] |= frozenset(granted)
         if len(self._grants) >= REMEMBER_AT_MOST:
