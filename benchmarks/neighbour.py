@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ import uvloop
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import animus.server
 from animus.codec import sha256
@@ -41,7 +43,7 @@ from animus.telemetry import configure_logs
 from animus.v1 import access_pb2, access_pb2_grpc, run_pb2, run_pb2_grpc
 from benchmarks.log import quantiles
 from benchmarks.stack import PRODUCT, ROOT, Served, machine, serving
-from benchmarks.work import new_run, prepare
+from benchmarks.work import new_run, prepare, rate, senders
 
 UNFAIR = "benchmarks.neighbour --role server"
 MOST_RATIO = 3
@@ -49,6 +51,7 @@ PER_SECOND = 20  # of b
 NICENESS = 5
 IN_FLIGHT = 32  # calls of one process of a
 PROCESSES = (1, 2, 4)  # of a; b is asked for beside the last
+RUNS = 500  # that each project has before
 WARM_UP_SECONDS = 3.0
 CALL_SECONDS = 60
 
@@ -62,6 +65,11 @@ class Side:
     project: str
     run_spec: str  # hexadecimal
     seconds: float  # of a probe
+
+
+def side_in(path: str) -> Side:
+    """The side that a file says."""
+    return Side(**json.loads(Path(path).read_text()))
 
 
 class Client:
@@ -92,22 +100,21 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(path: str) -> AsyncIterator[Client]:
-    """The calls of the side in a file."""
-    side = Side(**json.loads(Path(path).read_text()))
+async def client_of(side: Side) -> AsyncIterator[Client]:
+    """The calls of a side."""
     async with grpc.aio.insecure_channel(side.address) as channel:
         client = Client(side, channel)
         await client.create()
         yield client
 
 
-async def load(path: str) -> None:
+async def load(side: Side) -> None:
     """A process of a: as many calls as it can, until SIGTERM; then how many were answered and refused, and its time."""
     os.nice(NICENESS)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     answered = refused = 0
-    async with client_of(path) as client:
+    async with client_of(side) as client:
         calls = itertools.cycle([client.create, client.get, client.create, client.list, client.get])
 
         async def work() -> None:
@@ -138,10 +145,10 @@ def retry_seconds(error: grpc.aio.AioRpcError) -> float:
     return float(retry.retry_delay.ToNanoseconds()) / 1e9
 
 
-async def probe(path: str) -> None:
+async def probe(side: Side) -> None:
     """The process of b: calls at a steady rate, however long each takes; the seconds of each."""
     times: list[float] = []
-    async with client_of(path) as client:
+    async with client_of(side) as client:
 
         async def measured(call: Any) -> None:
             began = time.perf_counter()
@@ -199,6 +206,7 @@ async def loaded(side: Path, count: int, found: dict[str, Any]) -> AsyncIterator
 async def side_of(served: Served, folder: Path, project: str, seconds: float) -> Path:
     """A project with a token of its own; the file that says so."""
     prepared = await prepare(served, [project], 0)
+    await rate([project], RUNS, senders(served, prepared)["CreateRun"])
     token = f"animus_{project}_{secrets.token_urlsafe(32)}"
     message = access_pb2.Token(
         token_digest=sha256(token.encode()), principal="bench", role=access_pb2.Role.Value("ROLE_ADMIN")
@@ -209,7 +217,7 @@ async def side_of(served: Served, folder: Path, project: str, seconds: float) ->
     address = json.loads((served.folder / "server.json").read_text())["grpc"]
     spec = prepared[project].run_spec.SerializeToString().hex()
     path = folder / f"{project}.json"
-    path.write_text(json.dumps({"address": address, "token": token, "project": project, "run_spec": spec, "seconds": seconds}))
+    path.write_text(json.dumps(asdict(Side(address, token, project, spec, seconds))))
     return path
 
 
@@ -221,6 +229,10 @@ async def measure(seconds: float, unfair: bool, limited: bool) -> dict[str, Any]
     async with machine() as here, serving(here, "neighbour", UNFAIR if unfair else PRODUCT, **settings) as served:
         a = await side_of(served, here.folder, "a", seconds)
         b = await side_of(served, here.folder, "b", seconds)
+        engine = create_async_engine(served.database.admin_url, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as admin:  # as autovacuum does within a minute: plans need to know of the runs
+            await admin.execute(text("ANALYZE"))
+        await engine.dispose()
         quiet = await probed(b)
         for count in PROCESSES:
             saturation.append({})
@@ -274,9 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "server":
             serve_unfair()
         case "load":
-            uvloop.run(load(options.side))
+            uvloop.run(load(side_in(options.side)))
         case "probe":
-            uvloop.run(probe(options.side))
+            uvloop.run(probe(side_in(options.side)))
         case _:
             found = uvloop.run(measure(options.seconds, options.unfair, options.limited))
             print(json.dumps(found, indent=2))

@@ -124,7 +124,7 @@ async def test_a_planted_defect_is_named_and_nothing_else_is(
 
 @pytest.mark.parametrize(("name", "usual"), TIMEOUTS.items())
 async def test_a_role_whose_work_may_last_for_ever_is_refused(name: str, usual: str, database: Database) -> None:
-    """Where the role's own settings lack a timeout, as behind pgbouncer nothing else sets it, the statement is named."""
+    """Where the role's own settings lack a timeout, which behind pgbouncer nothing else sets, the cure is named."""
     own = database.service_url.split("@/")[1].split("?")[0]
     engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
     async with engine.connect() as admin:

@@ -83,7 +83,7 @@ class Turns:
         """A slot, in turn. Raises Unavailable BUSY at once where too many of the key are in, or after a wait."""
         ticket = self._queue.enter(key)
         if ticket is None:
-            raise _busy("too many calls of this project are open")
+            raise _busy("too many calls are open")
         place = Place(self, ticket)
         try:
             await place.run(WAIT_SECONDS)
