@@ -513,6 +513,7 @@ VALUES_ONLY = {
     "Precondition": "a violation in the details of an error",
     "ProfileFacts": "a QualityProfile by its keys",
     "Principal": "who calls, from the token",
+    "Rate": "a setting of the server",
     "Receipt": "the text of a signed note",
     "Refusal": "an ItemResult or an error says it",
     "RunEvent": "what the server appends to a run",

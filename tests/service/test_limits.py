@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from conftest import Database
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -21,6 +22,7 @@ from animus.sdk.client import connect
 from animus.service import calls, limits
 from animus.service.limits import Turns, counted_for, limits_of, resting
 from animus.store.embedded import EmbeddedPostgres
+from animus.store.engine import make_engine, translated
 from animus.v1 import audit_pb2, log_pb2, project_pb2, project_pb2_grpc, run_pb2
 from service.auditor import Stream
 from service.conftest import Caller, Failure, Server, gathered
@@ -157,6 +159,20 @@ def test_slots_leave_connections_for_lookups_and_the_log() -> None:
     assert sum(ticket is not None for ticket in running) == 14
 
 
+async def test_a_lock_that_is_not_had_in_time_is_no_defect(database: Database) -> None:
+    """The database's own limit of a wait is CONTENTION: another call holds what this one changes."""
+    engine = make_engine(database.service_url, pool_size=2, pgbouncer=False)
+    lock = text("SELECT pg_advisory_xact_lock(1)")
+    async with engine.connect() as first, engine.connect() as second, first.begin(), second.begin():
+        await first.execute(lock)
+        await second.execute(text("SET LOCAL lock_timeout = '10ms'"))
+        with pytest.raises(Unavailable) as found:
+            async with translated():
+                await second.execute(lock)
+    assert found.value.reason == "CONTENTION"
+    await engine.dispose()
+
+
 # A server.
 
 
@@ -177,8 +193,11 @@ def get(project_id: str) -> project_pb2.GetProjectRequest:
     return project_pb2.GetProjectRequest(project_id=project_id)
 
 
-async def test_a_caller_beyond_its_rate_is_told_when_to_call_and_no_other_is(server: Server) -> None:
+async def test_a_caller_beyond_its_rate_is_told_when_to_call_and_no_other_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RATE_LIMITED with the true wait, for a library that repeats calls too; another caller of the project is taken."""
+    monkeypatch.setattr(limits, "WAIT_SECONDS", 60)
     eager, calm = await server.caller("a", "viewer"), await server.caller("a", "admin")
     found = await gathered([eager("GetProject", get("a")) for _ in range(90)])
     found += await gathered([eager("GetProject", get("a")) for _ in range(90)])

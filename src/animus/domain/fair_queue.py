@@ -8,24 +8,26 @@ Sans I/O: it is told what happens and says who runs. What holds after every call
 - A ticket that goes leaves nothing behind, whatever it was doing.
 """
 
-from dataclasses import dataclass, field
 
-
-@dataclass(slots=True, eq=False)
 class Ticket:
-    """One that runs, waits to run, or is in and does neither; compared by identity."""
+    """One that runs, waits to run, or is in and does neither."""
 
-    key: str
-    running: bool
+    __slots__ = ("key", "running")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.running = False
 
 
-@dataclass(slots=True)
 class _Lane:
     """The tickets of one key."""
 
-    count: int = 0
-    running: int = 0
-    line: dict[Ticket, None] = field(default_factory=dict)  # those that wait, in order
+    __slots__ = ("count", "line", "running")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.running = 0
+        self.line: dict[Ticket, None] = {}  # those that wait, in order
 
 
 class FairQueue:
@@ -50,7 +52,7 @@ class FairQueue:
         elif lane.count >= self._most:
             return None
         lane.count += 1
-        return Ticket(key, running=False)
+        return Ticket(key)
 
     def wait(self, ticket: Ticket) -> None:
         """Puts a ticket, which neither runs nor waits, at the end of its key's line."""
