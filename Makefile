@@ -96,7 +96,7 @@ demo-smoke: .venv/installed ## the demo without a person, what it prints checked
 
 ## Measure and break: bounded, on this machine only, minutes each
 
-.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-profile bench-revocation faults fuzz
+.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-neighbour bench-profile bench-revocation faults fuzz
 bench-log: .venv/installed ## what the audit log costs, and how fast it is, as JSON
 	@$(BIN)/python -m benchmarks.log
 
@@ -108,6 +108,9 @@ bench-hashing: .venv/installed ## digests of a large file and of 10,000 small on
 
 bench-lineage: .venv/installed ## how fast lineage answers on 10,000, 100,000 and 1,000,000 edges, as JSON
 	@$(BIN)/python -m benchmarks.lineage
+
+bench-neighbour: .venv/installed ## what a project feels of another at full load, as JSON; more than three times is an error
+	@$(BIN)/python -m benchmarks.neighbour
 
 bench-profile: .venv/installed ## time and memory of the profile of a table larger than its memory limit, as JSON
 	@$(BIN)/python -m benchmarks.profile

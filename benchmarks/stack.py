@@ -114,8 +114,10 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(here: Machine, name: str, module: str, beside: Served | None = None) -> AsyncIterator[Served]:
-    """A server with the product's own settings, on a new database, until the context ends.
+async def serving(
+    here: Machine, name: str, module: str, beside: Served | None = None, **settings: str
+) -> AsyncIterator[Served]:
+    """A server on a new database, with the product's own settings but for these and the rate of one caller.
 
     With `beside`, it shares the database, the log's folder and the first token of one that runs already.
     """
@@ -130,6 +132,8 @@ async def serving(here: Machine, name: str, module: str, beside: Served | None =
         "ANIMUS_GATEWAY": "false",
         "ANIMUS_METRICS_PORT": "0",
         "ANIMUS_LOG_DIR": str((beside.folder if beside else folder) / "log"),
+        "ANIMUS_RATE_PER_SECOND": "0",
+        **settings,
     }
     output = folder / "server.log"
     with output.open("wb") as log:

@@ -281,6 +281,7 @@ def _environment(own: Path, log: Path, postgres: EmbeddedPostgres) -> dict[str, 
         "ANIMUS_GRPC_PORT": "0",
         "ANIMUS_GATEWAY": "false",
         "ANIMUS_METRICS_PORT": "0",
+        "ANIMUS_RATE_PER_SECOND": "0",  # a few callers call as often as they can
         "ANIMUS_LOG_LEVEL": "warning",
         "ANIMUS_LOG_FORMAT": "json",
     }

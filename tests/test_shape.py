@@ -679,6 +679,7 @@ VALUES_ONLY = {
     "Precondition": "a violation in the details of an error",
     "ProfileFacts": "a QualityProfile by its keys",
     "Principal": "who calls; WhoAmI says it in its response",
+    "Rate": "a setting of the server",
     "Receipt": "the text of a signed note",
     "Refusal": "an ItemResult or an error says it",
     "Rule": "a row of the table of who may call what",

@@ -49,7 +49,7 @@ def open_channel(
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found within seconds
         # A stream has no deadline: this ends one whose server has vanished. gRPC's servers cut off who pings more
-        # than once in five minutes.
+        # than once in five minutes, unless they are set up otherwise.
         ("grpc.keepalive_time_ms", 6 * 60_000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_http_proxy", 0),  # the token goes to the target, and nowhere else

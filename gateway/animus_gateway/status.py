@@ -75,6 +75,8 @@ class Refusal(Exception):
         self.status = status
         self.http_status = http_status or HTTP_STATUS.get(status.code, 500)
         self.headers = dict(headers or {})
+        if self.http_status in (429, 503) and (seconds := _retry_seconds(status)):  # RFC 9110, 10.2.3
+            self.headers.setdefault("Retry-After", str(seconds))
         if self.http_status == 401:  # RFC 9110, 15.5.2: a 401 names the scheme
             self.headers.setdefault("WWW-Authenticate", "Bearer")
 
@@ -146,6 +148,20 @@ def _parse(value: bytes) -> status_pb2.Status | None:
         return status_pb2.Status.FromString(value)
     except DecodeError:
         return None  # not from our services: answered as a call without details
+
+
+def _retry_seconds(status: status_pb2.Status) -> int:
+    """When a service says to repeat the call: whole seconds, one at least; 0 where it says nothing."""
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Is(retry.DESCRIPTOR):
+            try:
+                detail.Unpack(retry)
+            except DecodeError:
+                return 0  # not from our services
+            seconds: int = retry.retry_delay.seconds + (retry.retry_delay.nanos > 0)
+            return max(1, seconds)
+    return 0
 
 
 def status_json(status: status_pb2.Status) -> bytes:

@@ -46,6 +46,18 @@ class Settings(BaseModel):
     )
     pgbouncer: bool = Field(default=False, description="Set for pgbouncer in transaction mode: no prepared statements.")
     pool_size: int = Field(default=20, ge=2, le=500, description="Database connections at most.")
+    call_slots: int = Field(
+        default=8,
+        ge=2,
+        le=400,
+        description="Calls that work at once; half of them of one project at most. No more than pool_size less 6.",
+    )
+    rate_per_second: int = Field(
+        default=500, ge=0, le=100_000, description="Calls a second of one caller in the long run; 0 for any."
+    )
+    rate_burst: int = Field(
+        default=1_000, ge=1, le=100_000, description="Calls at once of a caller that has been quiet."
+    )
     grpc_host: str = Field(default="127.0.0.1", description="Address of gRPC.")
     grpc_port: int = Field(default=7443, ge=0, le=65_535, description="Port of gRPC; 0 for any.")
     gateway: bool = Field(default=True, description="Serve HTTP/JSON in this process too.")
@@ -81,6 +93,7 @@ class Settings(BaseModel):
     reflection: bool = Field(default=False, description="Serve gRPC reflection without a token.")
     max_message_bytes: int = Field(default=16 << 20, ge=1 << 20, le=64 << 20, description="Largest request.")
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=300, description="Longest a call may take.")
+    stream_timeout_seconds: float = Field(default=3_600.0, gt=0, le=86_400, description="Longest a stream may take.")
     drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Longest wait for open calls after SIGTERM.")
     page_token_key: SecretStr = Field(
         default=SecretStr(""),

@@ -42,7 +42,9 @@ from animus.service.calls import Calls
 from animus.service.dataset import DatasetService
 from animus.service.environment import EnvironmentService
 from animus.service.evidence import EvidenceService
+from animus.service.identity import Identity
 from animus.service.issuers import Issuers, IssuersRefused, open_issuers
+from animus.service.limits import BoundedHealth, limits_of
 from animus.service.lineage import LineageService
 from animus.service.log import LogService
 from animus.service.log_growth import LogGrowth
@@ -86,6 +88,9 @@ from animus.workers.token_use import TokenUses
 
 FIRST_TOKEN_DAYS = 365
 MAX_METADATA_BYTES = 16 << 10  # a JWT of 8 KiB, and what else a proxy on the way adds
+MAX_CALLS_OF_CONNECTION = 1_000
+MAX_CALLS = 10_000  # at once, health and what is refused included: the last resort
+CONNECTION_SECONDS = 3_600
 SIGNER_STATE_FILE = "signer.db"
 MAX_SOCKET_PATH_BYTES = 107  # of Linux; a path that is cut short would be another one
 STREAM_SECONDS = 0.5  # for open health and reflection streams, which would hold the shutdown as long as it lets them
@@ -216,9 +221,26 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", 4 * settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-                ("grpc.max_concurrent_streams", 100),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                # Fair turns are the services' own matter: so many calls of one connection reach them, also those that
+                # many callers make through one gateway.
+                ("grpc.max_concurrent_streams", MAX_CALLS_OF_CONNECTION),
+                # Clients that have vanished are found out; those that ping more than allowed are cut off.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 0),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 60_000),
+                ("grpc.http2.max_ping_strikes", 2),
+                # A connection of an hour takes no more calls, and those it has may go on for as long as any may.
+                ("grpc.max_connection_idle_ms", CONNECTION_SECONDS * 1_000 // 4),
+                ("grpc.max_connection_age_ms", CONNECTION_SECONDS * 1_000),
+                (
+                    "grpc.max_connection_age_grace_ms",
+                    int(1_000 * (settings.stream_timeout_seconds + settings.call_timeout_seconds)),
+                ),
             ],
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         page_key = bytes.fromhex(
             settings.page_token_key.get_secret_value()
@@ -228,10 +250,20 @@ async def run_server(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(uses.flush)  # after the last call has ended
         noting = asyncio.create_task(uses.run())
         stack.push_async_callback(_cancel, noting)
-        calls = Calls(work, telemetry, settings.call_timeout_seconds, served.identity.receipt, issuers, uses.note)
         await stack.enter_async_context(issuers.renewed())
+        limits = limits_of(settings.call_slots, settings.pool_size, settings.rate_per_second, settings.rate_burst)
+        telemetry.follow("animus_calls_open", "Calls that are in: at work, or waiting.", lambda: len(limits.calls))
+        calls = Calls(
+            work,
+            telemetry,
+            limits,
+            Identity(work, issuers, limits.lookups, uses.note),
+            settings.call_timeout_seconds,
+            settings.stream_timeout_seconds,
+            served.identity.receipt,
+        )
         names = add_services(server, work, calls, Pages(page_key), served, witnesses)
-        healths = health.aio.HealthServicer()
+        healths = BoundedHealth()
         health_pb2_grpc.add_HealthServicer_to_server(healths, server)
         if settings.reflection:
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

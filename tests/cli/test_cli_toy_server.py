@@ -164,7 +164,7 @@ def test_a_refused_call_is_one_line_and_its_code(
     called: Animus, toy: ToyLogServer, tmp_path: Path, code: grpc.StatusCode, reason: str, exit_code: int
 ) -> None:
     """Whatever the status: one line on stderr, nothing on stdout, a fixed exit code."""
-    toy.failures["GetCheckpoint"] = [(code, reason)]
+    toy.failures["GetCheckpoint"] = [(code, reason)] * 4
     done = called("audit", "export", "--output", tmp_path / "log")
     assert (done.code, done.out) == (exit_code, "")
     assert len(done.err.splitlines()) == 1
@@ -172,10 +172,15 @@ def test_a_refused_call_is_one_line_and_its_code(
 
 
 def test_a_call_that_was_not_taken_is_made_again(called: Animus, toy: ToyLogServer) -> None:
-    """UNAVAILABLE three times is passed over; the fourth is told."""
-    toy.failures["GetCheckpoint"] = [(grpc.StatusCode.UNAVAILABLE, "DRAINING")] * 3
+    """UNAVAILABLE and RESOURCE_EXHAUSTED, three times in all, are passed over; the fourth is told."""
+    passing = [
+        (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
+        (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+    ]
+    toy.failures["GetCheckpoint"] = [*passing]
     assert verify(called).code == 0
-    toy.failures["GetCheckpoint"] = [(grpc.StatusCode.UNAVAILABLE, "DRAINING")] * 4
+    toy.failures["GetCheckpoint"] = [*passing, passing[0]]
     assert verify(called).code == 6
 
 

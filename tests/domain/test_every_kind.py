@@ -1,9 +1,10 @@
 """Laws that hold for every kind of document."""
 
+import contextlib
 import dataclasses
 import random
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -51,6 +52,49 @@ def test_load_is_the_inverse_of_dump(kind: Any) -> None:
         assert document.dump(document.load(written, kind)) == written
 
     law()
+
+
+# Values of the server's own making, or whose texts it bounds before: nobody sends one of these fields as it is.
+MADE_HERE = {
+    "AdmissionRefusal", "AuditEntry", "Cosignature", "ExecutionPlan", "ExternalEvent", "LineageEdge", "LogEpoch",
+    "RecordManifest", "Run", "RunComparison", "RunEvent",
+}  # fmt: skip
+
+
+def texts_of(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The places of all texts of a tree."""
+    if isinstance(tree, str):
+        yield path
+    elif isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from texts_of(value, (*path, key))
+
+
+def unbounded(kind: Any) -> set[str]:
+    """The fields of a kind that take a text of 100,000 characters, whatever its characters are."""
+    tree: Any = document.parse(document.dump(SAMPLES[kind]))
+    places = {".".join(key for key in path if isinstance(key, str)): path for path in texts_of(tree)}
+    found = set()
+    for name, path in places.items():
+        owner = tree
+        for key in path[:-1]:
+            owner = owner[key]
+        text = owner[path[-1]]
+        for part in ("a", "1", text or "a"):
+            owner[path[-1]] = part * (100_000 // len(part))
+            with contextlib.suppress(Invalid):
+                document.load(document.canonical(tree), kind)
+                found.add(name)
+        owner[path[-1]] = text
+    return found
+
+
+def test_every_text_of_a_document_has_a_longest_length() -> None:
+    """No field that a caller fills takes a text without end, at any depth."""
+    assert {
+        kind.__name__: unbounded(kind) for kind in KINDS if kind.__name__ not in MADE_HERE and unbounded(kind)
+    } == {}
+    assert all(unbounded(kind) for kind in KINDS if kind.__name__ in MADE_HERE), "the check finds what has no bound"
 
 
 def order_matters(value: Any, rng: random.Random, fields: set[tuple[str, str]]) -> bool:

@@ -184,6 +184,25 @@ async def test_a_services_error_is_answered_with_its_code_text_and_details(stack
     assert body["details"][1]["@type"] == "type.googleapis.com/google.rpc.RetryInfo"
     assert response.headers["animus-trace-id"] == "ab12"
     assert ("www-authenticate" in response.headers) == (name == "UNAUTHENTICATED")
+    assert ("retry-after" in response.headers) == (name in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"))
+
+
+@pytest.mark.parametrize(("seconds", "nanos", "told"), [(0, 1, "1"), (2, 0, "2"), (2, 1, "3")])
+async def test_when_to_repeat_a_call_is_told_in_whole_seconds(
+    stack: Stack, seconds: int, nanos: int, told: str
+) -> None:
+    """Retry-After is never less than what the service says."""
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="too fast")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(domain="animus", reason="RATE_LIMITED"))
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.seconds, retry.retry_delay.nanos = seconds, nanos
+    status.details.add().Pack(retry)
+    stack.upstream.answer = failing(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "too fast", ("grpc-status-details-bin", status.SerializeToString())
+    )
+    response = await stack.client.get("/v1/projects/p")
+    assert_refused(response, 429, "RATE_LIMITED")
+    assert response.headers["retry-after"] == told
 
 
 @pytest.mark.parametrize("name", HTTP_OF_CODE)

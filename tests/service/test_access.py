@@ -16,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from animus.domain import access
 from animus.server import add_services
 from animus.service.calls import Calls
+from animus.service.identity import Identity
 from animus.service.issuers import open_issuers
+from animus.service.limits import limits_of
 from animus.service.pages import Pages
 from animus.store.unit_of_work import UnitOfWork
 from animus.telemetry import Telemetry
@@ -76,8 +78,9 @@ async def test_a_method_without_a_row_keeps_the_server_from_starting(
     monkeypatch.delitem(access.METHODS, "animus.v1.RunService/GetRun")
     served = server.running.log
     work = UnitOfWork(server.running.engine, lambda: "", served.keyring.seal, served.check_sound)
-    issuers = open_issuers(None, lambda: 0.0)
-    calls = Calls(work, Telemetry(""), 1, served.identity.receipt, issuers, server.running.token_uses.note)
+    limits = limits_of(2, 8, 0, 1)
+    identity = Identity(work, open_issuers(None, lambda: 0.0), limits.lookups, server.running.token_uses.note)
+    calls = Calls(work, Telemetry(""), limits, identity, 1, 1, served.identity.receipt)
     with pytest.raises(LookupError, match=r"animus\.v1\.RunService/GetRun has no row"):
         add_services(grpc.aio.server(), work, calls, Pages(b"k"), served, [])
 

@@ -160,8 +160,8 @@ class Costs:
 
 
 async def test_many_tails_cost_no_more_than_one_while_they_wait(server: Server, grown: Grown) -> None:
-    """Forty tails of four logs: while the server looks five times, nobody else asks the database anything for them."""
-    others = [await Grown.new(server) for _ in range(3)]
+    """Thirty tails of three logs: while the server looks five times, nobody else asks the database for them."""
+    others = [await Grown.new(server) for _ in range(2)]
     logs = [grown, *others]
     streams = [tail(each) for each in logs for _ in range(10)]
     for stream in streams:
@@ -169,9 +169,9 @@ async def test_many_tails_cost_no_more_than_one_while_they_wait(server: Server, 
     waiting = server.running.log.growth._waiting
 
     async def all_wait() -> bool:
-        return len(waiting) == 40
+        return len(waiting) == 30
 
-    await until(all_wait, "forty tails that wait")
+    await until(all_wait, "thirty tails that wait")
     costs = Costs()
 
     async def looked() -> bool:
@@ -183,7 +183,7 @@ async def test_many_tails_cost_no_more_than_one_while_they_wait(server: Server, 
         await grown.grow()
         for stream in streams[:10]:
             assert (await stream.next()).index == 1
-        await until(all_wait, "forty tails that wait again")
+        await until(all_wait, "thirty tails that wait again")
         assert costs.reads == 20  # the entry, and that there is no further one, for each of those whose log grew
     for stream in streams:
         stream.cancel()

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from contract import METHODS
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from animus.v1 import audit_pb2, lineage_pb2, pipeline_pb2, run_pb2
 from service.conftest import Caller, Failure, Server
 from service.requests import (
+    ONE,
     TWO,
     artifact,
     create_run,
@@ -265,6 +267,62 @@ async def test_odd_values_in_any_field_of_any_method_are_no_defect(server: Serve
                 except Failure as failure:
                     assert failure.code not in ("INTERNAL", "UNKNOWN"), (field.full_name, value, failure)
     assert {("TailAuditEntries", "first_index"), ("AddCosignatures", "cosignatures"), ("GetTile", "level")} <= met
+    assert await counts(server) == before
+
+
+# Fields that are looked at before the one in question, with values that are right.
+RIGHT: dict[str, Any] = {
+    "dataset_id": "data",
+    "content_digest": ONE,
+    "found_digest": ONE,
+    "rule_digest": ONE,
+    "direction": 1,
+    "node": f"projects/p/datasets/data/versions/{ONE}",
+    "size": 1,
+}
+
+
+async def test_texts_and_lists_without_end_are_refused_by_name(server: Server) -> None:
+    """100,000 characters in any text of any request, 20,000 items in any list: the answer names the field."""
+    spec = await prepare(server.admin)
+    run = await server.admin("CreateRun", create_run(spec))
+    before = await counts(server)
+    met = 0
+    for name, method in METHODS.items():
+        for field in method.input_type.fields:
+            if field.name == "validate_only" or (field.message_type is not None and not field.is_repeated):
+                continue
+            if field.cpp_type != field.CPPTYPE_STRING and not field.is_repeated:
+                continue
+            if field.enum_type is not None:  # a set of kinds is no larger for being long
+                continue
+            request: Any = GetMessageClass(method.input_type)()
+            for known in method.input_type.fields:
+                if known.name in ("project_id", "request_id"):
+                    setattr(request, known.name, "p")
+                elif known.name == "run_spec" and known.message_type is not None:
+                    request.run_spec.CopyFrom(spec)
+                elif known.name in RIGHT and known.name != field.name and not known.is_repeated:
+                    setattr(request, known.name, RIGHT[known.name])
+                elif known.name == "run_id" != field.name:
+                    request.run_id = str(UUID(int=0)) if name == "ListExternalEvents" else run.run_id
+            if field.message_type is not None:
+                getattr(request, field.name).extend([GetMessageClass(field.message_type)()] * 20_000)
+            elif field.cpp_type == field.CPPTYPE_STRING:
+                long: Any = b"a" * 100_000 if field.type == field.TYPE_BYTES else "a" * 100_000
+                if field.is_repeated:
+                    getattr(request, field.name).append(long)
+                else:
+                    setattr(request, field.name, long)
+            else:
+                getattr(request, field.name).extend([1] * 20_000)
+            with pytest.raises(Failure) as found:
+                await server.admin(name, request)
+            assert found.value.code == "INVALID_ARGUMENT", (name, field.name)
+            paths = [path.partition("[")[0].partition(".")[0] for path in found.value.fields]
+            assert field.json_name in paths, (name, field.name, found.value)
+            met += 1
+    assert met > 100
     assert await counts(server) == before
 
 

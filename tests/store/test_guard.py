@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,12 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from animus.store.embedded import EmbeddedPostgres
-from animus.store.guard import EXEMPT, REASONS, UNAUDITED, UnsafeDatabase, refuse_unsafe, unsafe_settings
+from animus.store.guard import EXEMPT, REASONS, TIMEOUTS, UNAUDITED, UnsafeDatabase, refuse_unsafe, unsafe_settings
 from animus.store.migrate import head, migrate
 
 AS_SERVICE = "SET LOCAL SESSION AUTHORIZATION animus_service"
+ENDS = [f"SET LOCAL {name} = '{usual}'" for name, usual in TIMEOUTS.items()]  # which a role has from its login on
+ENDLESS = "{0} of the role animus_service is 0: ALTER ROLE animus_service SET {0} = '{1}'"
 NOT_FORCED = "row security is not forced on the table run"
 NOT_KEPT = "no enabled trigger keeps the rows of the table run"
 NOT_AUDITED = "no key ties the rows of the table run to the audit entry of their writing"
@@ -23,12 +25,14 @@ AUDIT_KEY = "run_project_id_entry_id_written_in_fkey"
 SOUND = {"server_version_num": "150000", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "local"}
 
 
-async def reasons(url: str, *statements: str, exempt: Collection[str] = EXEMPT) -> list[str]:
+async def reasons(
+    url: str, *statements: str, exempt: Collection[str] = EXEMPT, ends: Iterable[str] = ENDS
+) -> list[str]:
     """What the guard says after these statements, which are rolled back."""
     engine = create_async_engine(url, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            for statement in statements:
+            for statement in (*ends, *statements):
                 await connection.execute(text(statement))
             await refuse_unsafe(connection, exempt)
     except UnsafeDatabase as unsafe:
@@ -40,7 +44,7 @@ async def reasons(url: str, *statements: str, exempt: Collection[str] = EXEMPT) 
 
 async def test_a_sound_database_passes(database: Database) -> None:
     """The embedded server's service role on this release's schema is served from."""
-    assert await reasons(database.service_url) == []
+    assert await reasons(database.service_url, ends=()) == []
     assert await reasons(database.admin_url, AS_SERVICE) == [], "and so it is as the tests below ask"
 
 
@@ -83,6 +87,12 @@ async def test_each_wrong_role_is_refused_with_what_it_is(database: Database) ->
         ),
         ("ALTER TABLE animus.run DISABLE TRIGGER ALL", [NOT_KEPT, NOT_AUDITED]),
         ("SET LOCAL synchronous_commit = off", ["synchronous_commit is off"]),
+        ("SET LOCAL statement_timeout = 0", [ENDLESS.format("statement_timeout", "30s")]),
+        ("SET LOCAL lock_timeout = 0", [ENDLESS.format("lock_timeout", "10s")]),
+        (
+            "SET LOCAL idle_in_transaction_session_timeout = 0",
+            [ENDLESS.format("idle_in_transaction_session_timeout", "60s")],
+        ),
         (
             "UPDATE animus.alembic_version SET version_num = 'older'",
             [f"the schema is at revision older and this release needs {head()}: run animus migrate"],
@@ -110,6 +120,24 @@ async def test_a_planted_defect_is_named_and_nothing_else_is(
 ) -> None:
     """Each defect of the role or the schema gives exactly its own reasons."""
     assert await reasons(database.admin_url, defect, AS_SERVICE) == expected
+
+
+@pytest.mark.parametrize(("name", "usual"), TIMEOUTS.items())
+async def test_a_role_whose_work_may_last_for_ever_is_refused(name: str, usual: str, database: Database) -> None:
+    """Where the role's own settings lack a timeout, which behind pgbouncer nothing else sets, the cure is named."""
+    own = database.service_url.split("@/")[1].split("?")[0]
+    engine = create_async_engine(database.admin_url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as admin:
+        await admin.execute(text(f"ALTER ROLE animus_service IN DATABASE {own} SET {name} = 0"))
+    await engine.dispose()
+    assert await reasons(database.service_url, ends=()) == [ENDLESS.format(name, usual)]
+
+
+def test_the_timeouts_are_those_that_the_roles_are_made_with() -> None:
+    """deploy/postgres/roles.sql sets each as the refusal says."""
+    made = (Path(__file__).parents[2] / "deploy/postgres/roles.sql").read_text()
+    for name, usual in TIMEOUTS.items():
+        assert f"ALTER ROLE animus_service SET {name} = '{usual}';" in made
 
 
 async def test_an_owner_of_the_database_is_refused(database: Database) -> None:

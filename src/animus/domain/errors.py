@@ -99,3 +99,8 @@ class Denied(DomainError):
 
 class Unavailable(DomainError):
     """UNAVAILABLE, ABORTED or RESOURCE_EXHAUSTED by its reason: the same call may succeed later."""
+
+    def __init__(self, reason: str, message: str, retry_seconds: float = 1, /, **details: str) -> None:
+        """`retry_seconds` is when to repeat it."""
+        super().__init__(reason, message, **details)
+        self.retry_seconds = retry_seconds

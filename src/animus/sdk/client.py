@@ -3,7 +3,8 @@
 They speak TLS, but for loopback addresses where no CA file is given, and where `insecure` says that something else
 protects the way.
 
-A call that answers UNAVAILABLE is made again up to three times: a change has its request_id, so it happens once.
+A call that answers UNAVAILABLE or RESOURCE_EXHAUSTED is made again up to three times, in the second case after the time
+that the server says: a change has its request_id, so it happens once.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ RETRIES = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
     ]
@@ -44,6 +45,10 @@ RETRIES = {
 OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.service_config", json.dumps(RETRIES)),
+    # A call whose server has vanished ends within three minutes; the server allows a ping a minute.
+    ("grpc.keepalive_time_ms", 120_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment would see the token
 )
 

@@ -1,4 +1,4 @@
-"""How a call is served: trace, errors, identity, access, in this order around every method of every service.
+"""How a call is served: trace, errors, identity, limits, access, in this order around every method of every service.
 
 Methods are found from the contract's descriptors, and each must have a row in the access table, or the server does
 not start. Request bytes are parsed here, because grpc.aio answers malformed ones with exception text; one that holds a
@@ -7,6 +7,7 @@ for it, an error too.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -29,7 +30,7 @@ from animus.domain.names import RANDOM_ID, RESOURCE_ID, check_pattern, check_req
 from animus.domain.run import Run
 from animus.service.certificates import presented
 from animus.service.identity import Identity
-from animus.service.issuers import Issuers
+from animus.service.limits import Limits, Place, counted_for
 from animus.service.status import code_of, internal_status, status_of
 from animus.store.records import Stored, unknown
 from animus.store.unit_of_work import Answer, Call, Change, Decide, UnitOfWork, View, project_unknown
@@ -38,6 +39,9 @@ from animus.v1 import types_pb2
 
 QUIET_SECONDS = 0.1
 RECEIPT = "animus-audit-receipt-bin"
+PUSHBACK = (
+    "grpc-retry-pushback-ms"  # gRFC A6: by it, a client that repeats calls by itself waits as long as RetryInfo says
+)
 STREAM_IDENTITY_SECONDS = 1.0  # so long may a stream go on with a credential or a role that has ended
 
 log = structlog.get_logger("animus.calls")
@@ -177,16 +181,19 @@ class Calls:
         self,
         work: UnitOfWork,
         telemetry: Telemetry,
+        limits: Limits,
+        identity: Identity,
         timeout_seconds: float,
+        stream_timeout_seconds: float,
         receipt: Receipts,
-        issuers: Issuers,
-        note_use: Callable[[str, str], None],
     ) -> None:
-        """`receipt` signs the promise to publish an entry of a project; `note_use` is told of tokens that are taken."""
+        """`receipt` signs the promise to publish an entry of a project."""
         self._work = work
-        self._identity = Identity(work, issuers, note_use)
+        self._identity = identity
         self._telemetry = telemetry
+        self._limits = limits
         self._timeout_seconds = timeout_seconds
+        self._stream_timeout_seconds = stream_timeout_seconds
         self._receipt = receipt
         self._open = 0
         self._last_end = 0.0
@@ -219,13 +226,15 @@ class Calls:
         return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
     def _serve(self, name: str, method: MethodDescriptor, serve: Serve) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        admit = self._admission(name, method, getattr(serve, "complete", None))
+        admit = self._admission(method, getattr(serve, "complete", None))
 
         async def answer(data: bytes, context: Context) -> bytes:
             async with self._served(name, context) as served:
                 async with asyncio.timeout(self._timeout_seconds):
-                    request, caller = await admit(data, served)
-                    result = await serve(request, caller)
+                    caller = await self._caller(name, served)
+                    async with self._limits.place(counted_for(caller.principal, data)):
+                        request = await admit(data, caller, served)
+                        result = await serve(request, caller)
                 if not isinstance(result, Answer):
                     return result.SerializeToString()
                 self._answered(served, result)
@@ -237,40 +246,63 @@ class Calls:
     def _serve_stream(
         self, name: str, method: MethodDescriptor, serve: ServeStream
     ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-        admit = self._admission(name, method, getattr(serve, "complete", None))
+        admit = self._admission(method, getattr(serve, "complete", None))
         has_project = "project_id" in method.input_type.fields_by_name
 
         async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
+            began = checked = time.monotonic()
             async with self._served(name, context) as served:
                 async with asyncio.timeout(self._timeout_seconds):
-                    request, caller = await admit(data, served)
-                checked = time.monotonic()
+                    caller = await self._caller(name, served)
+                project_id = counted_for(caller.principal, data)
 
                 async def check() -> None:
                     nonlocal checked
+                    if time.monotonic() >= began + self._stream_timeout_seconds:
+                        raise Unavailable("DEADLINE", "the stream took too long: go on from where it ended")
                     if time.monotonic() >= checked + STREAM_IDENTITY_SECONDS:
                         principal = await self._identity.principal(served.metadata, served.certificate)
                         if principal.grants != caller.principal.grants:
                             await self._admit(Caller(principal, name), request, has_project=has_project, mutates=False)
                         checked = time.monotonic()
 
-                async with aclosing(serve(request, caller)) as messages:
-                    while (message := await self._next(messages, check)) is not None:
-                        if isinstance(message, Answer):  # of the change that the stream is of: told at its end
-                            self._answered(served, message)
-                        else:
-                            yield message.SerializeToString()
+                with self._limits.stream(project_id):
+                    async with self._limits.place(project_id) as place:
+                        async with asyncio.timeout(self._timeout_seconds):
+                            request = await admit(data, caller, served)
+                        async with aclosing(serve(request, caller)) as messages:
+                            while (message := await self._next(messages, place, check)) is not None:
+                                if isinstance(message, Answer):  # of the stream's own change: told at its end
+                                    self._answered(served, message)
+                                else:
+                                    yield message.SerializeToString()
 
         return answer
 
+    async def _caller(self, name: str, served: Served) -> Caller:
+        """Who calls; the call counts against its rate. Raises Denied or Unavailable."""
+        caller = Caller(await self._identity.principal(served.metadata, served.certificate), name)
+        served.trace.principal = caller.principal.name
+        self._limits.charge(caller.principal)
+        return caller
+
     async def _next(
-        self, messages: AsyncIterator[Message | Answer], check: Callable[[], Awaitable[None]]
+        self, messages: AsyncIterator[Message | Answer], place: Place, check: Callable[[], Awaitable[None]]
     ) -> Message | Answer | None:
         """The next message of a stream, or None at its end. Raises Unavailable as soon as the server shuts down.
 
-        `check` is called before a message is handed over, and now and then while there is none; what it raises passes.
+        It has a slot while it is made, and none while the caller takes it. `check` is called before a message is
+        handed over, and now and then while there is none; what it raises passes.
         """
-        coming = asyncio.ensure_future(anext(messages, None))
+
+        async def make() -> Message | Answer | None:
+            await place.run(None)  # a stream that has begun is not given up for being slow
+            try:
+                return await anext(messages, None)
+            finally:
+                place.rest()
+
+        coming = asyncio.ensure_future(make())
         draining = asyncio.ensure_future(self._draining.wait())
         try:
             while not coming.done():
@@ -301,6 +333,8 @@ class Calls:
                 except DomainError as error:
                     status = status_of(error)
                     trace.end(code_of(error).name, error.reason)
+                    if isinstance(error, Unavailable) and code_of(error) is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        served.trailing.append((PUSHBACK, str(math.ceil(error.retry_seconds * 1_000))))
                     self._promise(served, error.logged)
                 except TimeoutError:
                     late = Unavailable("DEADLINE", "the call took too long: repeat it with the same request_id")
@@ -336,16 +370,14 @@ class Calls:
             served.trailing.append((RECEIPT, self._receipt(logged)))
 
     def _admission(
-        self, name: str, method: MethodDescriptor, complete: Callable[[Any, Principal], None] | None
-    ) -> Callable[[bytes, Served], Awaitable[tuple[Any, Caller]]]:
-        """What comes before a method: who calls, the request of the bytes, and whether the caller may."""
+        self, method: MethodDescriptor, complete: Callable[[Any, Principal], None] | None
+    ) -> Callable[[bytes, Caller, Served], Awaitable[Any]]:
+        """What comes before a method, once it has a slot: the request of the bytes, and whether the caller may."""
         request_class = GetMessageClass(method.input_type)
         has_project = "project_id" in method.input_type.fields_by_name
         mutates = "request_id" in method.input_type.fields_by_name
 
-        async def admit(data: bytes, served: Served) -> tuple[Any, Caller]:
-            caller = Caller(await self._identity.principal(served.metadata, served.certificate), name)
-            served.trace.principal = caller.principal.name
+        async def admit(data: bytes, caller: Caller, served: Served) -> Any:
             request: Any = _parse(request_class, data)
             if complete is not None:
                 complete(request, caller.principal)
@@ -354,7 +386,7 @@ class Calls:
             await self._admit(caller, request, has_project=has_project, mutates=mutates)
             if mutates:
                 served.trace.request_id = request.request_id
-            return request, caller
+            return request
 
         return admit
 

@@ -19,10 +19,12 @@ from animus.domain.names import format_time
 from animus.service.certificates import named_by
 from animus.service.issuers import Issuers
 from animus.service.jwt import Untrusted
+from animus.service.limits import Turns
 from animus.store.unit_of_work import UnitOfWork
 
 REMEMBER_SECONDS = 0.5
 REMEMBER_AT_MOST = 10_000
+KNOWN, UNKNOWN = "known", "unknown"  # credentials, as they take turns to be looked up
 
 log = structlog.get_logger("animus.identity")
 
@@ -30,10 +32,13 @@ log = structlog.get_logger("animus.identity")
 class Identity:
     """Finds the principal of a call."""
 
-    def __init__(self, work: UnitOfWork, issuers: Issuers, note_use: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, work: UnitOfWork, issuers: Issuers, lookups: Turns, note_use: Callable[[str, str], None]
+    ) -> None:
         """`note_use` is told project and digest of an API token that is taken, each time that the database is asked."""
         self._work = work
         self._issuers = issuers
+        self._lookups = lookups
         self._note_use = note_use
         self._known: dict[str, tuple[float, Principal]] = {}  # by digest of the token
         self._grants: dict[tuple[str, ...], tuple[float, dict[str, frozenset[Role]]]] = {}  # by members
@@ -61,8 +66,15 @@ class Identity:
         if known and known[0] > now:
             return known[1]
         match = TOKEN.fullmatch(token)
-        found = await self._work.find_token(match[1], digest) if match else None
+        assert match is not None  # or it was not called
+        # Tokens that were good a moment ago take turns with those that nobody knows, which strangers can make up.
+        async with self._lookups.taken(KNOWN if known else UNKNOWN):
+            known = self._known.get(digest)
+            if known and known[0] > now:  # another call of this caller has asked meanwhile
+                return known[1]
+            found = await self._work.find_token(match[1], digest)
         if found is None:
+            self._known.pop(digest, None)
             raise _refused()
         if found.of_run:
             run_token = document.load(found.document, RunToken)
@@ -107,7 +119,9 @@ class Identity:
         if known and known[0] > now:
             return known[1]
         roles: dict[str, frozenset[Role]] = defaultdict(frozenset)
-        for project_id, binding in await self._work.find_grants(key):
+        async with self._lookups.taken(KNOWN):  # the members are proven
+            found = await self._work.find_grants(key)
+        for project_id, binding in found:
             if granted := document.load(binding, RoleBinding).roles:
                 roles[project_id] |= frozenset(granted)
         if len(self._grants) >= REMEMBER_AT_MOST:

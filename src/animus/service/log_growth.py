@@ -2,6 +2,7 @@
 
 import asyncio
 
+from animus.service.limits import resting
 from animus.store.log import LogStore
 
 LOOK_SECONDS = 0.1
@@ -35,7 +36,8 @@ class LogGrowth:
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         try:
-            await reached
+            async with resting():
+                await reached
         finally:
             self._waiting.pop(reached, None)
 

@@ -1,5 +1,7 @@
 """Errors as callers see them: the status code, and the typed details of AIP-193. The only mapping there is."""
 
+import math
+
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
@@ -11,7 +13,6 @@ DOMAIN = "animus"
 # gRPC carries details in trailing metadata, of which clients take 8 KiB by default; base64 and the rest need room.
 MAX_TEXT = 1_000  # characters of one text
 MAX_VIOLATIONS_BYTES = 3_000
-RETRY_AFTER_SECONDS = 1
 
 CODES: dict[type[DomainError], grpc.StatusCode] = {
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
@@ -49,7 +50,7 @@ def status_of(error: DomainError) -> status_pb2.Status:
         details.append(_precondition_failure(error))
     elif isinstance(error, Unavailable):
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.seconds = RETRY_AFTER_SECONDS
+        retry.retry_delay.FromMicroseconds(math.ceil(error.retry_seconds * 1_000_000))
         details.append(retry)
     return _status(code_of(error), _cut(error.message), details)
 

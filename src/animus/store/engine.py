@@ -83,6 +83,10 @@ async def translated() -> AsyncIterator[None]:
             raise Unavailable(
                 "DATABASE_UNAVAILABLE", "the database does not answer: repeat the call with the same request_id"
             ) from error
+        if state == "55P03":
+            raise Unavailable(
+                "CONTENTION", "another call holds what this one changes: repeat the call with the same request_id"
+            ) from error
         if state == "57014":
             raise Unavailable("DEADLINE", "the database took longer than it may: repeat the call later") from error
         raise

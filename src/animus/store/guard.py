@@ -58,8 +58,11 @@ _ROLES = text(
 )
 _SETTINGS = text(
     "SELECT name, setting FROM pg_settings"
-    " WHERE name IN ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit')"
+    " WHERE name IN ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit',"
+    " 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')"
 )
+# What ends a statement, a wait or a transaction that nobody ends, and what deploy/postgres/roles.sql sets it to.
+TIMEOUTS = {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
 # tgtype: 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE. With a condition or a list of columns it lets something through.
 _TABLES = text(
     """
@@ -110,6 +113,7 @@ async def refuse_unsafe(connection: AsyncConnection, exempt: Collection[str] = E
         who = f"the role {role['rolname']}" if role["own"] else f"the service is a member of {role['rolname']}, which"
         reasons += [f"{who} {power}" for power, held in powers.items() if held]
     reasons += unsafe_settings(settings)
+    reasons += endless(settings, roles[0]["rolname"])
     reasons += await _unmigrated(connection, head())
     for table in tables:
         if not table["forced"]:
@@ -132,6 +136,15 @@ def unsafe_settings(settings: dict[str, str]) -> list[str]:
     if settings["synchronous_commit"] == "off":  # local is the next value up
         reasons.append("synchronous_commit is off")
     return reasons
+
+
+def endless(settings: dict[str, str], role: str) -> list[str]:
+    """The timeouts that a role's connections lack. Behind pgbouncer the server cannot set them itself."""
+    return [
+        f"{name} of the role {role} is 0: ALTER ROLE {role} SET {name} = '{usual}'"
+        for name, usual in TIMEOUTS.items()
+        if settings[name] == "0"
+    ]
 
 
 async def _unmigrated(connection: AsyncConnection, wanted: str) -> list[str]:

@@ -198,7 +198,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     repeat it with the same request_id to know.
     """
     REASON_BUSY: _Reason.ValueType  # 94
-    """RESOURCE_EXHAUSTED. All database connections stayed busy for longer than a call may wait."""
+    """RESOURCE_EXHAUSTED. Too many calls or streams of the project are open, or the calls before this one took longer than
+    it may wait; nothing was done. `RetryInfo` says when to repeat it. Example: a script that makes a thousand calls at once.
+    """
     REASON_LOG_UNSOUND: _Reason.ValueType  # 95
     """UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no server takes a change until an
     operator has seen to it. Why is in the servers' logs: it may concern another project than the caller's. Example: the
@@ -392,7 +394,9 @@ REASON_DEADLINE: Reason.ValueType  # 93
 repeat it with the same request_id to know.
 """
 REASON_BUSY: Reason.ValueType  # 94
-"""RESOURCE_EXHAUSTED. All database connections stayed busy for longer than a call may wait."""
+"""RESOURCE_EXHAUSTED. Too many calls or streams of the project are open, or the calls before this one took longer than
+it may wait; nothing was done. `RetryInfo` says when to repeat it. Example: a script that makes a thousand calls at once.
+"""
 REASON_LOG_UNSOUND: Reason.ValueType  # 95
 """UNAVAILABLE. The log contradicts what was signed before, or cannot be signed: no server takes a change until an
 operator has seen to it. Why is in the servers' logs: it may concern another project than the caller's. Example: the
