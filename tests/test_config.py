@@ -33,6 +33,14 @@ def test_an_empty_path_is_none() -> None:
     assert load_settings({"ANIMUS_LOG_DIR": "keys"}).log_dir == Path("keys")
 
 
+def test_lists_are_given_with_commas() -> None:
+    """Spaces around a name are no part of it, and nothing is no name."""
+    settings = load_settings({"ANIMUS_GATEWAY_ALLOWED_HOSTS": "a.example, b.example,", "ANIMUS_TLS_KEY_FILE": ""})
+    assert settings.gateway_allowed_hosts == ("a.example", "b.example")
+    assert settings.gateway_allowed_origins == ()
+    assert settings.tls_key_file is None
+
+
 def test_a_wrong_value_is_named_and_never_quoted(tmp_path: Path) -> None:
     """The error says which variable, and does not repeat what was in it."""
     with pytest.raises(ValueError, match="ANIMUS_GRPC_PORT") as found:
