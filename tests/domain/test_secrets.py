@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animus.domain.secrets import _AWS_SECRET, _ESCAPE, _URL_BYTES, MASK, SHAPES, kind_of, mask, may_hold
@@ -116,6 +116,7 @@ def test_the_escapes_of_json_hide_nothing(kind: str, sample: str, left: str) -> 
         assert mask(text) == left
 
 
+@settings(max_examples=40)
 @given(st.text(), st.sampled_from(SAMPLES), st.text(), st.text())
 def test_the_bytes_of_a_message_clear_no_text_that_has_a_shape(
     before: str, sample: tuple[str, str, str], after: str, beside: str
@@ -125,6 +126,7 @@ def test_the_bytes_of_a_message_clear_no_text_that_has_a_shape(
     assert not kind_of(text) or may_hold(beside.encode() + text.encode() + beside.encode())
 
 
+@settings(max_examples=40)
 @given(st.text(), st.lists(st.sampled_from([*(sample for _, sample, _ in SAMPLES), *NEAR, " ", '"', "\\u0061"])))
 def test_a_masked_text_has_no_credential_left(text: str, parts: list[str]) -> None:
     """Several together, or one inside another, are all taken out."""
