@@ -70,7 +70,7 @@ _REVOKED = (
 )
 # In the one spelling of times; that of a token that was never used is the zero of a Timestamp.
 _LAST_USE = (
-    "coalesce((SELECT to_char(u.use_time AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') COLLATE \"C\""
+    'coalesce((SELECT to_char(u.use_time AT TIME ZONE \'UTC\', \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') COLLATE "C"'
     " FROM animus.token_use u WHERE u.project_id = r.project_id AND u.token_digest = r.token_digest),"
     " '1970-01-01T00:00:00.000000Z')"
 )
