@@ -328,8 +328,11 @@ async def test_every_method_by_every_credential_in_every_place(server: Server) -
                 alike = {each: answers[each] for each in ("the instance", "missing")}
                 surprises.extend(f"{name} as {credential}: {each}" for each in told_apart(alike, PLACES))
             cells.append("".join(answers[each].sign for each in places))
-        turn = slice(None) if WHOLE else slice(len(lines) % len(Role), len(lines) % len(Role) + 1)
-        faults = [(kind, token) for kind, all_ in bad.items() for token in (all_[turn] if kind in IN_TURN else all_)]
+        faults = [
+            (kind, token)
+            for kind, tokens in bad.items()
+            for token in (tokens if WHOLE or kind not in IN_TURN else [tokens[len(lines) % len(tokens)]])
+        ]
         refused = await asyncio.gather(*(matrix.call(name, token, "mine0001", runs[0]) for _, token in faults))
         wanted = "y" if row.where == "public" else "u"
         for (kind, _), answer in zip(faults, refused, strict=True):
