@@ -103,7 +103,7 @@ bench-hashing: .venv/installed ## digests of a large file and of 10,000 small on
 
 bench-isolation: .venv/installed ## whether time tells what another project has, as JSON; and that a planted delay is found
 	@$(BIN)/python -m benchmarks.isolation
-	@! $(BIN)/python -m benchmarks.isolation --samples 500 --plant 0.2
+	@! $(BIN)/python -m benchmarks.isolation --samples 2000 --plant 0.2
 
 bench-lineage: .venv/installed ## how fast lineage answers on 10,000, 100,000 and 1,000,000 edges, as JSON
 	@$(BIN)/python -m benchmarks.lineage
