@@ -88,7 +88,7 @@ audit: .venv/installed ## known weaknesses of the locked packages; AUDIT="-s osv
 	@$(BIN)/python -m supply.audit $(AUDIT)
 
 role-matrix: .venv/installed ## every method by every credential in every place, as a table
-	@$(BIN)/python -m pytest -s tests/service/test_role_matrix.py
+	@ANIMUS_ROLE_MATRIX=whole $(BIN)/python -m pytest -s tests/service/test_role_matrix.py
 
 demo-smoke: .venv/installed ## the demo without a person, what it prints checked; then again with the server killed
 	@$(BIN)/python -m demo.smoke
@@ -96,7 +96,8 @@ demo-smoke: .venv/installed ## the demo without a person, what it prints checked
 
 ## Measure and break: bounded, on this machine only, minutes each
 
-.PHONY: bench-log bench-evidence bench-hashing bench-lineage bench-neighbour bench-profile bench-revocation faults fuzz
+.PHONY: bench-log bench-evidence bench-hashing bench-isolation bench-lineage bench-neighbour bench-profile bench-revocation
+.PHONY: faults fuzz
 bench-log: .venv/installed ## what the audit log costs, and how fast it is, as JSON
 	@$(BIN)/python -m benchmarks.log
 
@@ -105,6 +106,10 @@ bench-evidence: .venv/installed ## what an export of 100,000 entries and its ver
 
 bench-hashing: .venv/installed ## digests of a large file and of 10,000 small ones against sha256sum, as JSON
 	@$(BIN)/python -m benchmarks.hashing
+
+bench-isolation: .venv/installed ## whether time tells what another project has, as JSON; and that a planted delay is found
+	@$(BIN)/python -m benchmarks.isolation
+	@! $(BIN)/python -m benchmarks.isolation --samples 2000 --plant 0.2
 
 bench-lineage: .venv/installed ## how fast lineage answers on 10,000, 100,000 and 1,000,000 edges, as JSON
 	@$(BIN)/python -m benchmarks.lineage

@@ -9,18 +9,19 @@ PAGE = Path(__file__).parents[2] / "docs" / "roles.md"
 HEAD = """# Roles
 
 Who may call which method. This page is generated from the one table that the server goes by
-([`domain/access.py`](../src/animus/domain/access.py)): `make docs-roles` writes it. `make role-matrix` calls every method with
-every role, where it belongs and where it does not, and prints what came of it.
+([`domain/access.py`](../src/animus/domain/access.py)): `make docs-roles` writes it. `make role-matrix` calls every
+method with every role, where it belongs and where it does not, and prints what came of it.
 
-- A role holds in one project; **instance-admin** and **instance-auditor** are granted in the project `system` and hold in all.
-- In a project where a caller has no role, every method answers `NOT_FOUND` `PROJECT_UNKNOWN`, as for a project that is not
-  there. Where it has roles and none of those named here, the answer is `PERMISSION_DENIED` `ROLE_MISSING`. Both are in the
-  audit log of the caller's own project.
-- **run token**: whether a token of one run may call it. Where the request names a run, it has to be that run; another is
-  `RUN_UNKNOWN`.
+- A role holds in one project; **instance-admin** and **instance-auditor** are granted in the project `system` and hold
+  in all.
+- In a project where a caller has no role, every method answers `NOT_FOUND` `PROJECT_UNKNOWN`, as for a project that is
+  not there. Where it has roles and none of those named here, the answer is `PERMISSION_DENIED` `ROLE_MISSING`. Both are
+  in the audit log of the caller's own project.
+- **run token**: whether a token of one run may call it. Where the request names a run, it has to be that run; another
+  is `RUN_UNKNOWN`.
 - ● may call it. Where it says **anyone**, any credential that is good will do, without a role too; where it says
-  **anywhere**, a role in any project, and the answer is of what the caller sees; where it says **instance**, the role has to be
-  one of the project `system`; elsewhere it has to be one in the project of the request.
+  **anywhere**, a role in any project, and the answer is of what the caller sees; where it says **instance**, the role
+  has to be one of the project `system`; elsewhere it has to be one in the project of the request.
 """
 PUBLIC_HEAD = """
 ## Without a credential

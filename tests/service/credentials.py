@@ -1,15 +1,13 @@
 """Credentials of every kind, good and bad, put on the record as no caller could: with expiries that are past."""
 
-import base64
 import json
 import secrets
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
 from google.protobuf.empty_pb2 import Empty
 
 from animus.codec import sha256
@@ -17,6 +15,7 @@ from animus.domain.access import Role, RunToken, Token, TokenRevocation, princip
 from animus.domain.document import seal
 from animus.store.unit_of_work import Call, Change, UnitOfWork, View
 from service.conftest import Server
+from service.signers import Signer, issuer, jwks
 
 
 def new_token(project_id: str) -> str:
@@ -72,19 +71,20 @@ async def of_run(server: Server, project_id: str, run_id: str, hours: float = 1)
     return token
 
 
-KEY = ec.generate_private_key(ec.SECP256R1())
+SIGNER = Signer.new("matrix", "P-256")
 
 
-def jwt(algorithm: str, **claims: Any) -> str:
-    """A JSON Web Token (RFC 7519) that is good for five minutes: signed with ES256, or not at all."""
+def issuers_file(folder: Path) -> Path:
+    """The file of an issuer whose tokens are signed by SIGNER."""
+    keys, known = folder / "keys.json", folder / "issuers.json"
+    keys.write_bytes(jwks(SIGNER))
+    known.write_text(json.dumps([issuer(jwksFile=str(keys))]))
+    return known
+
+
+def jwt(subject: str, algorithm: str = "ES256", **changed: Any) -> str:
+    """A JSON Web Token of that issuer that is good for five minutes, unless something is changed."""
     now = int(time.time())
-    parts = [{"alg": algorithm, "typ": "JWT", "kid": "test"}, {"iat": now, "exp": now + 300, **claims}]
-    signed = ".".join(_base64url(json.dumps(part).encode()) for part in parts)
-    if algorithm == "none":
-        return f"{signed}."
-    r, s = utils.decode_dss_signature(KEY.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
-    return f"{signed}.{_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    claims = {"iss": issuer()["issuer"], "aud": "animus", "sub": subject, "exp": now + 300, **changed}
+    token = SIGNER.token("ES256", claims, alg=algorithm)
+    return token if algorithm == "ES256" else token.rpartition(".")[0] + "."

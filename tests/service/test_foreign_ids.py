@@ -110,13 +110,13 @@ async def projects(
 ) -> AsyncIterator[Projects]:
     """One server for these tests."""
     async with served(postgres, admin, template, tmp_path_factory.mktemp("data")) as server:
-        worlds = []
+        worlds: dict[str, World] = {}
         for project_id in ("theirs", "ours00"):
             await server.project(project_id)
-            worlds.append(await made(server.admin, project_id))
+            worlds[project_id] = await made(server.admin, project_id)
             await server.published(project_id)
         ours = await server.caller("ours00", "admin")
-        yield Projects(server, *worlds, replace(nowhere("absent")), ours)
+        yield Projects(server, worlds["theirs"], worlds["ours00"], nowhere("absent"), ours)
 
 
 def asked(world: World, name: str) -> list[Any]:
@@ -224,7 +224,7 @@ async def test_every_text_of_every_request_is_tried_or_names_nothing(projects: P
 async def test_a_name_that_is_told_apart_is_found(projects: Projects) -> None:
     """Another status, another detail, another reply or another key of metadata is a difference."""
     plain = Told("NOT_FOUND", "RUN_UNKNOWN", b"no aa", (b"aa",), (("k", "v"),))
-    assert normal(plain, "aa") == normal(replace(plain, status=b"no bb", replies=(b"bb",)), "bb", written=False)
+    assert normal(plain, "aa") == normal(replace(plain, status=b"no bb", replies=(b"bb",)), "bb")
     for change in (
         {"code": "PERMISSION_DENIED"},
         {"reason": "PLAN_UNKNOWN"},

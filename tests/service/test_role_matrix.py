@@ -1,10 +1,12 @@
 """The role matrix: every method by every credential, where it belongs and where it does not, each good and broken.
 
-`make role-matrix` prints it. What is expected stands in tests/golden/roles.txt, by hand.
+`make role-matrix` prints it, and asks for the whole of it. What is expected stands in tests/golden/roles.txt, by hand.
 """
 
 import asyncio
 import logging
+import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -22,10 +24,10 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from animus.domain.access import METHODS, Role, Scope
+from animus.domain.access import METHODS, Role, RoleBinding, Scope
 from animus.store.embedded import EmbeddedPostgres
 from service.conftest import Server
-from service.credentials import jwt, new_token, of_run, registered, revoked
+from service.credentials import issuers_file, jwt, new_token, of_run, registered, revoked, write
 from service.requests import create_run, prepare
 from service.shared import served
 
@@ -49,7 +51,18 @@ CODES = """
   f  project_id is refused       u  UNAUTHENTICATED         r  RUN_UNKNOWN
 """
 SIGNS = {"ROLE_MISSING": "n", "PROJECT_UNKNOWN": "?", "RUN_UNKNOWN": "r"}
-IN_TURN = ("malformed", "of another project")  # one role for each method: no role is known yet
+WHOLE = "ANIMUS_ROLE_MATRIX" in os.environ
+# One role for each method, the next one for the next, unless the whole is asked for: of these, no role is known yet.
+IN_TURN = (
+    "expired",
+    "revoked",
+    "malformed",
+    "of another project",
+    "JWT of another audience",
+    "JWT without signature",
+    "JWT that expired",
+)
+WITHOUT_ROLES = {"public": "y", "anyone": "y", "anywhere": "n", "instance": "n", "project": "?"}
 AT_ONCE = 16
 
 
@@ -75,7 +88,7 @@ def golden() -> dict[str, Row]:
 
 def rpcs() -> list[MethodDescriptor]:
     """Every method that a server has: the contract's, health and reflection."""
-    others = (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
+    others: list[Any] = [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
     services = [*SERVICES, *(each for file in others for each in file.services_by_name.values())]
     return [method for service in services for method in service.methods]
 
@@ -212,11 +225,12 @@ async def server(
 ) -> AsyncIterator[Server]:
     """A server with reflection, and the projects of the matrix."""
     data_dir = tmp_path_factory.mktemp("data")
+    issuers = issuers_file(tmp_path_factory.mktemp("issuers"))
     before = structlog.get_config()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
     )  # not a line for each call
-    async with served(postgres, admin, template, data_dir, reflection="true") as found:
+    async with served(postgres, admin, template, data_dir, reflection="true", issuers_file=str(issuers)) as found:
         for project_id in ("mine0001", "theirs01"):
             await found.project(project_id)
         yield found
@@ -258,21 +272,26 @@ async def test_every_method_by_every_credential_in_every_place(server: Server) -
         "unknown": [new_token("mine0001"), new_token("system"), new_token("absent01")],
         "JWT of another audience": [],
         "JWT without signature": [],
+        "JWT that expired": [],
         "none": [""],
     }
     for home, roles in (("mine0001", projects), ("system", instance)):
-        good |= await registered(server, home, roles)
+        good.update((await registered(server, home, roles)).items())
         bad["expired"] += (await registered(server, home, roles, hours=-1)).values()
         bad["revoked"] += (await revoked(server, home, roles)).values()
         moved = {"mine0001": "theirs01", "system": "mine0001"}[home]
         bad["malformed"] += [good[role][:-1] for role in roles]
         bad["of another project"] += [good[role].replace(f"_{home}_", f"_{moved}_") for role in roles]
-    claims = {"iss": "https://issuer.test", "sub": "ci", "groups": ["admin"], "roles": ["admin", "instance_admin"]}
-    bad["JWT of another audience"].append(jwt("ES256", aud="https://other.test", **claims))
-    bad["JWT without signature"].append(jwt("none", aud="animus", **claims))
+    bound = {role: ("mine0001" if role in projects else "system", f"oidc:corp:{role}") for role in Role}
+    for role, (home, member) in bound.items():
+        await write(server, home, RoleBinding(member, (role,), 1))
+        good[f"jwt {role}"] = jwt(role)
+        bad["JWT of another audience"].append(jwt(role, aud="https://other.test"))
+        bad["JWT without signature"].append(jwt(role, "none"))
+        bad["JWT that expired"].append(jwt(role, exp=int(time.time()) - 3_600))
     matrix, table, counts = Matrix(server.channel), golden(), Counter[str]()
     surprises: list[str] = []
-    lines = []
+    lines: list[tuple[str, list[str], str]] = []
     run_of = {"another run": runs[1], "no run": "0" * 32}
 
     async def of_method(name: str, row: Row) -> None:
@@ -282,7 +301,7 @@ async def test_every_method_by_every_credential_in_every_place(server: Server) -
                 place
                 for place in PLACES
                 if (place not in OF_RUNS or credential == "run")
-                and (place not in OF_ADMINS or credential in (Role.ADMIN, *instance))
+                and (place not in OF_ADMINS or credential in (Role.ADMIN, *instance) or WHOLE)
             ]
             if "project_id" not in RPCS[name].input_type.fields_by_name:
                 places = ["own"]
@@ -309,14 +328,26 @@ async def test_every_method_by_every_credential_in_every_place(server: Server) -
                 alike = {each: answers[each] for each in ("the instance", "missing")}
                 surprises.extend(f"{name} as {credential}: {each}" for each in told_apart(alike, PLACES))
             cells.append("".join(answers[each].sign for each in places))
-        faults = [(kind, token) for kind, tokens in bad.items() for token in tokens if kind not in IN_TURN]
-        faults += [(kind, bad[kind][len(lines) % len(bad[kind])]) for kind in IN_TURN]
+        faults = [
+            (kind, token)
+            for kind, tokens in bad.items()
+            for token in (tokens if WHOLE or kind not in IN_TURN else [tokens[len(lines) % len(tokens)]])
+        ]
         refused = await asyncio.gather(*(matrix.call(name, token, "mine0001", runs[0]) for _, token in faults))
         wanted = "y" if row.where == "public" else "u"
         for (kind, _), answer in zip(faults, refused, strict=True):
             counts[kind] += 1
             if answer.sign != wanted or (wanted == "u" and answer != refused[0]):
                 surprises.append(f"{name}, credential {kind}: {answer.code} {answer.reason}")
+        role = list(Role)[len(lines) % len(Role)]
+        for kind, token, sign in (
+            ("JWT of a subject with a role", good[f"jwt {role}"], cells[CREDENTIALS.index(role)][0]),
+            ("JWT of a subject without one", jwt("nobody"), WITHOUT_ROLES[row.where]),
+        ):
+            counts[kind] += 1
+            answer = await matrix.call(name, token, "mine0001", runs[0])
+            if answer.sign != sign:
+                surprises.append(f"{name}, {kind} {role}: {answer.code} {answer.reason}")
         lines.append((name, cells, "".join(sorted({answer.sign for answer in refused}))))
 
     for name, row in table.items():
@@ -324,7 +355,7 @@ async def test_every_method_by_every_credential_in_every_place(server: Server) -
             await of_method(name, row)
     print(rendered(lines, counts, matrix.calls, surprises))
     assert surprises == []
-    assert matrix.calls == sum(counts.values()) > 4_000
+    assert matrix.calls == sum(counts.values()) > 3_000
 
 
 def told_apart(answers: dict[str, Seen], named: dict[str, str]) -> Iterator[str]:

@@ -63,6 +63,11 @@ def new_digest() -> str:
     return "sha256:" + secrets.token_hex(32)
 
 
+def new_name() -> str:
+    """A name that nobody has."""
+    return f"n{secrets.token_hex(6)}"
+
+
 def nowhere(project_id: str) -> World:
     """Names of which a project has none."""
     made: dict[str, Callable[[], Any]] = {
@@ -74,16 +79,11 @@ def nowhere(project_id: str) -> World:
         "member": lambda: f"group:corp:{secrets.token_hex(6)}",
         "cosignature": lambda: b"\xe2\x80\x94 witness.test " + b64encode(secrets.token_bytes(76)) + b"\n",
     }
-    given = {"project_id": project_id, "node_project": project_id}
-    return World(
-        **{
-            field.name: given.get(field.name)
-            or made.get(
-                field.name, new_digest if field.name.endswith("digest") else lambda: f"n{secrets.token_hex(6)}"
-            )()
-            for field in fields(World)
-        }
-    )
+    values: dict[str, Any] = {"project_id": project_id, "node_project": project_id}
+    for field in fields(World):
+        usual = new_digest if field.name.endswith("digest") else new_name
+        values.setdefault(field.name, made.get(field.name, usual)())
+    return World(**values)
 
 
 def trees(w: World) -> dict[str, list[dict[str, Any]]]:
@@ -298,7 +298,7 @@ def requests(w: World, name: str, request_id: str = "", *, validate_only: bool =
     return [_request(name, w.project_id, tree, request_id, validate_only) for tree in trees(w)[name]]
 
 
-def _request(name: str, project_id: str, tree: dict[str, Any], request_id: str, validate_only: bool) -> Message:
+def _request(name: str, project_id: str, tree: dict[str, Any], request_id: str, validate_only: bool) -> Any:
     request: Any = json_format.ParseDict(tree, GetMessageClass(METHODS[name].input_type)())
     if "project_id" in request.DESCRIPTOR.fields_by_name:
         request.project_id = project_id
