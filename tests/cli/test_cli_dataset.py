@@ -297,8 +297,8 @@ async def test_what_is_refused_is_one_line_and_a_code(run: Command, server: Serv
         (await run("verify", "data", "x", nowhere), 2, "contentDigest"),
         (await run("verify", "data", f"sha256:{'0' * 64}", nowhere), 3, "sha256:0"),
         (await run("verify", "data", TWO, nowhere, "--location", "x" * 2_001), 2, "location"),
-        (await viewer("register", "data", data, *csv), 4, "viewer"),
-        (await viewer("verify", "data", TWO, data), 4, "viewer"),
+        (await viewer("register", "data", data, *csv), 4, "operator"),
+        (await viewer("verify", "data", TWO, data), 4, "operator"),
     ):
         assert (done.code, done.out) == (code, ""), done
         assert said in done.err

@@ -117,8 +117,8 @@ async def test_what_is_refused_is_one_line_and_a_code(run: Command, server: Serv
         (await run("replay", "x"), 2, "runId"),
         (await run("replay", ABSENT), 3, ABSENT),
         (await run("compare", first, ABSENT), 3, ABSENT),
-        (await viewer("replay", first), 4, "viewer"),
-        (await viewer("compare", first, ABSENT), 4, "viewer"),
+        (await viewer("replay", first), 4, "operator"),
+        (await viewer("compare", first, ABSENT), 4, "operator"),
     ):
         assert (done.code, done.out) == (code, ""), done
         assert said in done.err
