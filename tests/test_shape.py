@@ -308,10 +308,12 @@ def test_sql_elsewhere_is_found(text: str) -> None:
 # What is put into a statement's text in the store: names of tables and columns, and constants, never a caller's value.
 FORMATTED = {
     "embedded.py": {"DATABASE", "OWNER", "SERVICE", "database", "nothing_more", "passwords"},  # these are made there
+    "guard.py": {"name", "role", "usual"},  # the statement to run, as the refusal of the start says it
     "log.py": {"_CHECKPOINT_PARTS"},
     "records.py": {
-        *("MAX_GATE_CHECKS", "_ENTRIES", "_ENTRY_FROM", "_ENTRY_VALUES", "_FROM", "_VALUES", "_VERSIONS"),
-        *("backwards", "c", "column", "columns", "conditions", "head", "ordered", "table", "where"),
+        *("MAX_GATE_CHECKS", "Role", "_ENTRIES", "_ENTRY_FROM", "_ENTRY_VALUES", "_FROM", "_GOVERNS", "_SELECT"),
+        *("_VALUES", "_VERSIONS"),
+        *("backwards", "c", "column", "columns", "conditions", "head", "listed", "ordered", "table", "where"),
         *("place", "places"),  # names of bound parameters, and how many there are
     },
     "signer_state.py": {"HEADS"},
@@ -382,15 +384,21 @@ OF_MODULES = {"load": "yaml", "load_all": "yaml", "system": "os"}  # elsewhere t
 REVIEWED = {
     "src/animus/sdk/accelerators.py imports subprocess": "the user's own nvidia-smi, with fixed arguments",
     "src/animus/store/embedded.py imports subprocess": "the PostgreSQL of the package, with arguments made here",
-    "src/animus/server.py imports socket": "to wake the metrics' own listener when it ends",
-    "src/animus/server.py calls create_connection": "the same",
+    "src/animus/prometheus.py imports socket": "to wake the metrics' own listener when it ends",
+    "src/animus/prometheus.py calls create_connection": "the same",
+    "src/animus/service/issuers.py calls open_connection": "the issuers' keys, where the operator says",
+    "src/animus/service/issuers.py imports pathlib": "the same, of a file",
     "src/animus/store/engine.py calls create_async_engine": "the database that the operator names",
     "src/animus/store/migrate.py calls create_async_engine": "the same, as its owner",
+    "src/animus/store/owner.py calls create_async_engine": "the same",
     "src/animus/telemetry.py imports opentelemetry.exporter": "the collector that the operator names",
     "src/animus/sdk/client.py calls insecure_channel": "the server that the user names",
+    "src/animus/sdk/client.py calls secure_channel": "the same",
     "gateway/animus_gateway/main.py imports os": "settings",
+    "gateway/animus_gateway/main.py imports pathlib": "certificates",
     "gateway/animus_gateway/main.py imports socket": "to listen",
     "gateway/animus_gateway/main.py calls insecure_channel": "the server that the operator names",
+    "gateway/animus_gateway/main.py calls secure_channel": "the same",
     "gateway/animus_gateway/routes.py calls import_module": "modules of the package animus.v1",
 }
 

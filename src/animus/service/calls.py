@@ -398,8 +398,9 @@ class Calls:
             check_resource_id(request.project_id, "projectId")
         if project_id and not principal.roles(project_id):
             await self._deny(caller, request, project_unknown(project_id))
-        if not rule.roles & _roles(principal, rule, project_id):
-            await self._deny(caller, request, _role_missing(rule))
+        held = _roles(principal, rule, project_id)
+        if not rule.roles & held:
+            await self._deny(caller, request, _role_missing(rule, held))
         if principal.credential is CredentialKind.RUN_TOKEN:
             if not rule.run_token:
                 error = Denied("ROLE_MISSING", "a token of one run does not include this method", roles="")
@@ -437,9 +438,10 @@ def _roles(principal: Principal, rule: Rule, project_id: str) -> frozenset[Role]
             return principal.of_instance
 
 
-def _role_missing(rule: Rule) -> Denied:
+def _role_missing(rule: Rule, held: frozenset[Role]) -> Denied:
     roles = ", ".join(sorted(rule.roles))
-    return Denied("ROLE_MISSING", f"this method needs one of the roles {roles}", roles=roles)
+    own = ", ".join(sorted(held)) or "none"
+    return Denied("ROLE_MISSING", f"this method needs one of the roles {roles}; yours: {own}", roles=roles, held=own)
 
 
 def _draining() -> Unavailable:

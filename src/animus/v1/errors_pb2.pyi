@@ -179,7 +179,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_ROLE_MISSING: _Reason.ValueType  # 71
     """PERMISSION_DENIED. None of the caller's roles in this project includes this method. `ErrorInfo.metadata` has
-    `roles`, those that do.
+    `roles`, those that do, and `held`, the caller's.
     """
     REASON_ISSUER_UNAVAILABLE: _Reason.ValueType  # 89
     """UNAVAILABLE. The keys of the issuer that the caller's JWT names could not be had, so nothing can be said of the JWT.
@@ -375,7 +375,7 @@ audience; which, is not said.
 """
 REASON_ROLE_MISSING: Reason.ValueType  # 71
 """PERMISSION_DENIED. None of the caller's roles in this project includes this method. `ErrorInfo.metadata` has
-`roles`, those that do.
+`roles`, those that do, and `held`, the caller's.
 """
 REASON_ISSUER_UNAVAILABLE: Reason.ValueType  # 89
 """UNAVAILABLE. The keys of the issuer that the caller's JWT names could not be had, so nothing can be said of the JWT.
