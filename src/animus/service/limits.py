@@ -21,7 +21,7 @@ from animus.domain.errors import Unavailable
 from animus.domain.fair_queue import FairQueue, Ticket
 from animus.domain.limits import SECOND, Buckets, Rate
 
-WAIT_SECONDS = 5.0  # for a slot; a call that was not begun by then is better made again
+WAIT_SECONDS = 20.0  # for a slot; a call that was not begun by then is better made again
 CALLS_OF_PROJECT = 200  # that are in, streams among them
 MAX_CALLERS = 10_000  # whose rates are kept
 STREAMS_OF_PROJECT = 32
