@@ -40,7 +40,7 @@ def _step(name: str, inputs: Tree, outputs: list[Tree]) -> Tree:
         "args": ["-m", name],
         "inputs": {"datasets": [], "artifacts": [], **inputs},
         "outputs": {"artifacts": outputs},
-        "env": [{"name": "MODE", "value": "fuzz"}],
+        "env": [{"name": "MODE", "value": "fuzz", "secretRef": ""}],
         "resources": {"cpu": "1", "memory": "1Gi", "gpu": 0},
         "retryPolicy": {
             "maxAttempts": 2,

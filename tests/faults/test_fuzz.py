@@ -90,7 +90,7 @@ async def sent(count: int, number: int, rpcs: int | None = None) -> list[Sent]:
 @pytest.fixture(scope="module")
 async def coming() -> list[Sent]:
     """Two thousand messages."""
-    return await sent(2_000, 1)
+    return await sent(2_000, 5)  # one of them names a dataset ".."
 
 
 async def test_the_same_seed_sends_the_same_messages(coming: list[Sent]) -> None:

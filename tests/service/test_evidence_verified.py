@@ -307,7 +307,8 @@ def everything() -> dict[str, object]:
         step("beta"),
     ]
     for number, each in enumerate(steps):
-        each["env"] = [{"name": "Z", "value": "größe \u2028 \U0001f600"}, {"name": "A", "value": ""}]
+        each["env"] = [{"name": "Z", "value": "größe \u2028 \U0001f600", "secretRef": ""}]
+        each["env"] += [{"name": "A", "value": "", "secretRef": "vault:ml/registry#token"}]
         each["args"] = ["--x", "", "ünï", '"\\\t\n']
         each["resources"] = {"cpu": "500m", "memory": "1536Mi", "gpu": number}
         each["retryPolicy"] = {

@@ -43,6 +43,7 @@ NAMES_NOTHING = {
     "path",
     "key",
     "value",
+    "secret_ref",
     "name",
     "type",
     "column",

@@ -279,6 +279,8 @@ RIGHT: dict[str, Any] = {
     "direction": 1,
     "node": f"projects/p/datasets/data/versions/{ONE}",
     "size": 1,
+    "service_account_id": "ci",
+    "token_digest": ONE,
 }
 
 

@@ -139,8 +139,10 @@ async def test_who_waits_for_others_has_no_slot_meanwhile() -> None:
 
 def test_a_call_counts_for_a_project_in_which_its_caller_may_call() -> None:
     """What the request names, if the caller has roles there; else the caller's own, whatever the bytes are."""
-    of_two = Principal("x", {"a": frozenset({Role.ADMIN}), "b": frozenset({Role.VIEWER})}, CredentialKind.JWT, "", "")
-    of_one = Principal("y", {"a": frozenset({Role.ADMIN})}, CredentialKind.TOKEN, "", "")
+    of_two = Principal(
+        "x", {"a": frozenset({Role.ADMIN}), "b": frozenset({Role.VIEWER})}, CredentialKind.JWT, "", "", ()
+    )
+    of_one = Principal("y", {"a": frozenset({Role.ADMIN})}, CredentialKind.TOKEN, "", "", ())
     request = run_pb2.GetRunRequest(project_id="b", run_id="r").SerializeToString()
     assert (counted_for(of_two, request), counted_for(of_one, request)) == ("b", "a")
     for odd in (b"", b"\x0a", b"\x0a\xff", b"\x0a\x02\xff\xfe", b"\x0a\x40" + b"b" * 64, b"\x12\x01b"):
@@ -333,9 +335,9 @@ async def test_a_message_that_grows_beyond_the_limit_is_refused(server: Server) 
 
 
 async def test_too_much_metadata_is_refused(server: Server) -> None:
-    """Beyond 8 KiB, before anyone is looked up."""
+    """Beyond 16 KiB, before anyone is looked up."""
     with pytest.raises(Failure) as found:
-        await Caller(server.channel, "x" * 9_000)("GetProject", get("a"))
+        await Caller(server.channel, "x" * 17_000)("GetProject", get("a"))
     assert found.value.code == "RESOURCE_EXHAUSTED"
 
 

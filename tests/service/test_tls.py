@@ -11,7 +11,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -85,7 +85,7 @@ def pki() -> Pki:
 class Secured(Server):
     """A server with TLS everywhere, and the folder that its certificate is in."""
 
-    folder: Path
+    folder: Path = field(kw_only=True)
 
     def port(self, listener: str) -> int:
         """The port of `grpc`, `mtls`, `http` or `metrics`."""
@@ -127,7 +127,7 @@ async def secured(
     forgetful.setattr(identity, "REMEMBER_SECONDS", 0.0)
     async with run_server(settings) as running, secure(running.grpc, pki.trust()) as channel:
         token = (folder / "data" / "admin.token").read_text().strip()
-        server = Secured(running, channel, settings, Caller(channel, token), folder)
+        server = Secured(running, channel, settings, Caller(channel, token), folder=folder)
         await server.project("p")
         await bind(server, "p", f"certificate:uri:{TRAIN}", Role.VIEWER)
         yield server

@@ -212,7 +212,7 @@ async def test_nothing_that_is_done_in_a_project_changes_an_answer_in_another(pr
     await projects.server.published("busy")
     await projects.check()
     assert projects.outcomes["OK"] > 10
-    assert len(projects.outcomes) > 5, projects.outcomes
+    assert len(projects.outcomes) >= 5, projects.outcomes
 
 
 # Each of the two fences holds alone: conditions in the statements, and row security below them. Not so for the log's

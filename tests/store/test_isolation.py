@@ -49,8 +49,6 @@ PUT_IN = {
 }
 # Policies beside that of the project: whom else a row shows itself to.
 POLICIES = {
-    ("presented", "token"): "to who presents its hash",
-    ("presented", "run_token"): "to who presents its hash",
     ("presented", "role_binding"): "to who has proven to be its member",
     ("every_project", "project"): "to instance roles, as a list",
     ("every_project", "audit_entry"): "to instance roles, for who made a project, and to the log's workers",
@@ -230,7 +228,7 @@ async def test_nothing_in_the_schema_sees_more_than_who_asks(service: AsyncConne
 async def test_functions_without_a_scope_tell_nothing(service: AsyncConnection) -> None:
     """Of a token, a binding or an answer that is somebody's, only who presents it is told."""
     for statement in (
-        "SELECT token_project FROM animus.find_token('sha256:' || repeat('0', 64))",
+        "SELECT token_document FROM animus.find_token('p', 'sha256:' || repeat('0', 64))",
         "SELECT binding_project FROM animus.find_grants(ARRAY['group:corp:nobody'])",
         "SELECT binding_project FROM animus.find_grants(ARRAY[]::text[])",
         "SELECT binding_project FROM animus.find_grants(ARRAY['']::text[])",
@@ -382,7 +380,7 @@ async def test_no_call_leaves_a_scope_on_a_connection_of_the_pool(
     sources += (await service.execute(text("SELECT prosrc FROM pg_proc WHERE prosrc LIKE '%animus.%'"))).scalars().all()
     sources += (await service.execute(text("SELECT coalesce(qual, '') FROM pg_policies"))).scalars().all()
     names = settings_of("\n".join(sources).replace("::text", ""))
-    assert names == {"animus.project_id", "animus.every_project", "animus.token_digest", "animus.members"}
+    assert names == {"animus.project_id", "animus.every_project", "animus.members"}
     async with serving(database.service_url, tmp_path, pool_size="2") as server:
         await server.project("a")
         worlds: list[World] = [await made(server.admin, "a"), nowhere("a")]
