@@ -421,7 +421,7 @@ async def test_a_binding_changes_by_versions_and_only_where_it_changes(shared: S
 
 async def test_a_stale_etag_is_aborted(shared: Server, project: str) -> None:
     """Where the binding is another by now, was never made, or was made since; without an etag the last one wins."""
-    early = await refused(shared.admin, "SetRoleBinding", bind(project, MEMBER, "VIEWER", etag="sha256:0"))
+    early = await refused(shared.admin, "SetRoleBinding", bind(project, MEMBER, "VIEWER", etag="sha256:" + "0" * 64))
     assert (early.code, early.reason) == ("ABORTED", "ETAG_STALE")
     first = await shared.admin("SetRoleBinding", bind(project, MEMBER, "VIEWER"))
     second = await shared.admin("SetRoleBinding", bind(project, MEMBER, "ADMIN", etag=first.etag))

@@ -509,6 +509,6 @@ async def test_a_certificate_that_names_no_member_is_no_credential(issued: Any) 
     }
     for name, certificate in refused.items():
         with pytest.raises(Denied) as denied:
-            await Identity(cast(Any, None)).principal((), certificate)
+            await Identity(*cast(Any, [None] * 4)).principal((), certificate)
         assert denied.value.reason == "TOKEN_INVALID", name
     assert named_by(issued(good)).members == ("certificate:dns:a.example",)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import orjson
 
 MASK = "[redacted]"
+MASKED_AT_MOST = 8  # times
 PAIR_CHARACTERS = 200  # so close to its id an AWS secret key stands
 
 _B64 = "[A-Za-z0-9_-]"
@@ -85,11 +86,17 @@ def kind_of(text: str) -> str:
 
 
 def mask(text: str) -> str:
-    """The text without what looks like a credential. Where escapes hid one, all of them are undone."""
-    masked = _masked(text)
-    if "\\" in masked and any(_found(plain := _unescaped(masked))):
-        return _masked(plain)
-    return masked
+    """The text without what looks like a credential. Where escapes hid one, all of them are undone.
+
+    What is taken out may bring together what looks like one in turn: a text that goes on so is masked as a whole.
+    """
+    for _ in range(MASKED_AT_MOST):
+        text = _masked(text)
+        if "\\" in text and any(_found(plain := _unescaped(text))):
+            text = _masked(plain)
+        if not kind_of(text):
+            return text
+    return MASK
 
 
 def _masked(text: str) -> str:

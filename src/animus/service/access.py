@@ -23,6 +23,7 @@ from animus.domain.errors import Conflict, Refused, invalid
 from animus.domain.names import (
     RANDOM_ID,
     SYSTEM_PROJECT,
+    check_digest,
     check_pattern,
     check_resource_id,
     parse_time,
@@ -210,6 +211,8 @@ class AccessService:
 
     async def SetRoleBinding(self, request: pb.SetRoleBindingRequest, caller: Caller) -> Answer:
         """Sets the roles of a member. The key of its next version decides between those who set them at once."""
+        if request.etag:
+            check_digest(request.etag, "etag")
         binding = decode_field(request, "role_binding", "roleBinding", RoleBinding, version=1)
         for role in binding.roles:
             check_role_scope(request.project_id, role, "roleBinding.roles")
