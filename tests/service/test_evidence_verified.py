@@ -628,7 +628,7 @@ async def at_random(server: Server, rng: random.Random, run_id: str, steps: Sequ
 async def test_whatever_a_runtime_reports_the_bundle_verifies(auditor: Auditor) -> None:
     """Random pipelines and random calls, most of which are refused in part; the state is the server's at each look."""
     server, rng, states = auditor.server, random.Random(5), set()
-    for number in range(7):
+    for number in range(10):
         spec = await spec_of(server)
         tree = register_pipeline(random_pipeline(rng), request_id=f"random-{number}")
         registered = await server.admin("RegisterPipelineSpec", tree)
@@ -1081,13 +1081,13 @@ async def test_no_change_of_a_real_bundle_passes(of_run: bool, auditor: Auditor)
     keys, (key,) = await auditor.keys(), server.running.log.keyring.keys
     path = auditor.folder / "bundle.zip"
     missed, count = [], 0
-    for what, changed in planted(files, others, key, 0.06 if of_run else 0.12):
+    for what, changed in planted(files, others, key, 0.03 if of_run else 0.06):
         path.write_bytes(zipped(changed))
         count += 1
         if verify(path, keys).code in GOOD:
             missed.append(what)
     print(count, "changes")
-    assert count > 200
+    assert count > 100
     assert missed == []
     for whole in (files, bagged(files, key)):
         path.write_bytes(zipped(whole))
