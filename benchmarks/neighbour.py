@@ -226,7 +226,7 @@ async def measure(seconds: float, unfair: bool, limited: bool) -> dict[str, Any]
     settings = {"ANIMUS_LOG_LEVEL": "warning"} | ({"ANIMUS_RATE_PER_SECOND": "500"} if limited else {})
     settings |= {name: value for name, value in os.environ.items() if name == "ANIMUS_CALL_SLOTS"}
     saturation: list[dict[str, Any]] = []
-    async with machine() as here, serving(here, "neighbour", UNFAIR if unfair else PRODUCT, **settings) as served:
+    async with machine() as here, serving(here, "neighbour", UNFAIR if unfair else PRODUCT, None, settings) as served:
         a = await side_of(served, here.folder, "a", seconds)
         b = await side_of(served, here.folder, "b", seconds)
         engine = create_async_engine(served.database.admin_url, isolation_level="AUTOCOMMIT")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    here: Machine, name: str, module: str, beside: Served | None = None, **settings: str
+    here: Machine, name: str, module: str, beside: Served | None = None, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Served]:
     """A server on a new database, with the product's own settings but for these and the rate of one caller.
 
@@ -133,7 +133,7 @@ async def serving(
         "ANIMUS_METRICS_PORT": "0",
         "ANIMUS_LOG_DIR": str((beside.folder if beside else folder) / "log"),
         "ANIMUS_RATE_PER_SECOND": "0",
-        **settings,
+        **(settings or {}),
     }
     output = folder / "server.log"
     with output.open("wb") as log:

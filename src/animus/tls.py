@@ -155,7 +155,7 @@ def _load(files: TlsFiles) -> Loaded:
     context.set_alpn_protocols(["http/1.1"])
     client_ca = b""
     try:
-        context.load_cert_chain(files.certificate, files.key, password="")  # else it would ask on a terminal
+        context.load_cert_chain(files.certificate, files.key, password="")  # nosec B106 (else it would ask on a terminal)
         if files.client_ca is not None:
             client_ca = _read(files.client_ca)
             _certificates(files.client_ca, client_ca)
