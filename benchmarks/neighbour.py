@@ -207,13 +207,19 @@ async def side_of(served: Served, folder: Path, project: str, seconds: float) ->
     """A project with a token of its own; the file that says so."""
     prepared = await prepare(served, [project], 0)
     await rate([project], RUNS, senders(served, prepared)["CreateRun"])
+    access = access_pb2_grpc.AccessServiceStub(served.channel)
+    account = access_pb2.ServiceAccount(service_account_id="bench", display_name="", description="")
+    await served.call(
+        access.CreateServiceAccount,
+        access_pb2.CreateServiceAccountRequest(project_id=project, request_id="account", service_account=account),
+    )
     token = f"animus_{project}_{secrets.token_urlsafe(32)}"
     message = access_pb2.Token(
         token_digest=sha256(token.encode()), principal="bench", role=access_pb2.Role.Value("ROLE_ADMIN")
     )
     message.expire_time.FromDatetime(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
     request = access_pb2.CreateTokenRequest(project_id=project, request_id="bench", token=message)
-    await served.call(access_pb2_grpc.AccessServiceStub(served.channel).CreateToken, request)
+    await served.call(access.CreateToken, request)
     address = json.loads((served.folder / "server.json").read_text())["grpc"]
     spec = prepared[project].run_spec.SerializeToString().hex()
     path = folder / f"{project}.json"
