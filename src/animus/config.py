@@ -47,7 +47,7 @@ class Settings(BaseModel):
     pgbouncer: bool = Field(default=False, description="Set for pgbouncer in transaction mode: no prepared statements.")
     pool_size: int = Field(default=20, ge=2, le=500, description="Database connections at most.")
     call_slots: int = Field(
-        default=8,
+        default=4,
         ge=2,
         le=400,
         description="Calls that work at once; half of them of one project at most. No more than pool_size less 6.",
